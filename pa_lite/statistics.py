@@ -322,7 +322,7 @@ def spread_over_seeds(values: FloatArray, clusters: Sequence[int] | IntArray | N
 
 
 def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Mean:
-    """Return a mean of `known` judgements, of which there are few, steadied by `cheap` ones of many further items.
+    """Return a mean of `known` judgements, of which there are few, adjusted by `cheap` ones of many further items.
 
     `cheap_known` are the cheap judgements of the items with known ones. The mean is that of `known`, plus w times the
     difference of the cheap means; the best w is 0 where the cheap judgements say nothing, and then so is their weight.

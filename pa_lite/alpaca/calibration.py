@@ -42,7 +42,7 @@ class JudgeCheck:
     `agreement` is the share of known preferences that the judge shares, in [0, 1], a draw counting half: the mean of
     the shares for either side, so that always preferring one side gives 0.5, whichever wins more often. `by_length` is
     that of the longer answer. `beats_length` and `beats_chance` say whether the judge is measurably better than that,
-    and than 0.5 (one-sided, 5%); False for fewer than LEAST_PAIRS pairs. `win_rate` is the known one, steadied by the
+    and than 0.5 (one-sided, 5%); False for fewer than LEAST_PAIRS pairs. `win_rate` is the known one, adjusted by the
     judge's verdicts on all pairs; None where the known pairs are not among those of the win rate.
     """
 

@@ -219,7 +219,7 @@ def _further_pairs(known: Known, pairing: Pairing, pairs: Sequence[AnswerPair], 
 def _check(
     known: Known, pairs: Mapping[int, AnswerPair], verdicts: Mapping[int, Verdict], n_main: int, has_further: bool
 ) -> JudgeCheck | None:
-    """Compare the verdicts with `known`; the win rate is steadied only where all known pairs are among its own."""
+    """Compare the verdicts with `known`; the win rate is adjusted only where all known pairs are among its own."""
     judged = {i: v.preference - 1 for i in pairs if (v := verdicts[i]).preference is not None}
     own = None if has_further else [value for i, value in judged.items() if i < n_main]
     return compare_judge(known, ((key_of(pairs[i]), value) for i, value in judged.items()), own)

@@ -134,7 +134,7 @@ def compare_judge(
     """Compare a judge's preferences, in [0, 1] by key, with the known ones; None where no pair is known.
 
     A pair that occurs several times counts once. `all_judged` are the preferences on all pairs of a win rate that the
-    known ones steady. Standard errors take pairs of the same instruction as one cluster.
+    known ones adjust. Standard errors take pairs of the same instruction as one cluster.
     """
     found: dict[str, tuple[float, float, float]] = {}
     for key, preference in judged:

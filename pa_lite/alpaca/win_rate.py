@@ -132,7 +132,7 @@ def win_rate(
 
 
 def _check(annotations: Annotations, known: Known) -> JudgeCheck:
-    """Compare the annotations with known preferences, which steady the win rate. Raises InputError."""
+    """Compare the annotations with known preferences, which adjust the win rate. Raises InputError."""
     judged = [(key_of(j), j.preference - 1) for j in annotations.judgements if j.preference is not None]
     known.check_annotator(annotations.annotator)
     known.check_names((key for key, _ in judged), annotations.reference, annotations.model)

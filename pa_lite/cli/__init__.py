@@ -77,7 +77,7 @@ def _end(ending: EndSignal, error: BaseException) -> NoReturn:
 
 
 def _kept(error: BaseException | None) -> str:
-    """Return what a command said of an interrupt: what is kept, and how to continue."""
+    """Return the message of an interrupt: what is kept, and how to continue."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt) and error.args and isinstance(error.args[0], str):
             return error.args[0]

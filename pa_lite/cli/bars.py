@@ -44,9 +44,8 @@ class Meter:
     An estimate of the time left that the work itself gives (`expect`) is preferred to the speed so far.
     """
 
-    def __init__(self, phase: str, quiet: bool = False) -> None:
+    def __init__(self, phase: str) -> None:
         self.phase, self.done, self.total, self.unit = phase, 0, 0, ""
-        self.quiet = quiet
         self.started = self.shown = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque()
         self._made = self._last = 0  # units without a total, such as tokens
@@ -137,7 +136,7 @@ class _Lines(Meter):
     """A plain line at the start, one a minute, and one at the end, for logs. Short work prints nothing."""
 
     def draw(self, now: float) -> None:
-        if self.total and now - self.started >= _FIRST_LINE and not self.quiet:
+        if self.total and now - self.started >= _FIRST_LINE:
             if self.shown == self.started:
                 self._say(f"{self.phase}: started, {_amount(self.total, self.unit)} in all")
                 self.shown = now

@@ -65,8 +65,8 @@ def known_tasks() -> list[str]:
 
 def task_names(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
     """Return suites, tasks and files that start with the last word of a list with commas."""
-    before, comma, last = start.rpartition(",")
-    return _names_or_files((before + comma + name for name in known_tasks() if name.startswith(last)), start)
+    before, comma, _ = start.rpartition(",")
+    return _names_or_files((before + comma + name for name in known_tasks()), start)
 
 
 def one_task(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
@@ -91,5 +91,5 @@ def weight_types(_context: click.Context, _parameter: click.Parameter, start: st
     """Return weight types that start with the last word of a list with commas, in upper case."""
     from pa_lite.api.options import WEIGHT_TYPES
 
-    before, comma, last = start.rpartition(",")
-    return _items((before + comma + name for name in WEIGHT_TYPES if name.lower().startswith(last.lower())), start)
+    before, comma, _ = start.rpartition(",")
+    return _items((before + comma + name for name in WEIGHT_TYPES), start)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="With --clean: remove without confirmation.")
 @JSON
 def doctor(folders: tuple[Path, ...], clean: bool, yes: bool, as_json: bool) -> None:
-    """Show this machine's memory, cores, GPUs and llama.cpp build, which models fit, and what newcomers trip over.
+    """Show this machine's memory, cores, GPUs and llama.cpp build, which models fit, and what is missing.
 
     With --clean, list and remove temporary files that killed runs left in FOLDERs and their subfolders; by default in
     the working folder, the system's temporary folder, pa-lite's own folders and the Hub's cache. Files that are in use,

@@ -149,7 +149,7 @@ def show_trust(signs: Sequence[str], check: JudgeCheck | None) -> None:
         tell(f"Calibration: {check}.")
         if check.win_rate is not None:
             value, error = _percent(check.win_rate)
-            tell(f"Win rate steadied by the known preferences: {value}% (s.e. {error}).")
+            tell(f"Win rate adjusted by the known preferences: {value}% (s.e. {error}).")
     for sign in signs:
         tell(f"warning: {sign}.", err=True)
 

@@ -20,7 +20,7 @@ OUTPUT = click.option("-o", "--output", type=click.Path(path_type=Path), help="O
 FORCE = click.option("--force", is_flag=True, help="Overwrite existing files.")
 CALIBRATION = click.option(
     "--calibration", type=click.Path(path_type=Path), metavar="FILE",
-    help="Annotations by people or a strong judge, to compare the judge with.",
+    help="Annotations by people or a strong judge, to check the judge against.",
 )  # fmt: skip
 THREADS = click.option(
     "--threads",
@@ -76,7 +76,7 @@ def loads_a_model(command: Callable[..., Any]) -> Callable[..., Any]:
 EXTRAPOLATE = click.option("--extrapolate", is_flag=True, help="Allow a lam outside [0, 1], beyond the pair.")
 SEEDS = click.option(
     "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True,
-    help="Score each item with this many draws of exemplars, of seeds --seed, --seed + 1, ...",
+    help="Draws of exemplars for each item, with seeds --seed, --seed + 1, ...",
 )  # fmt: skip
 LAM = click.option("--lam", metavar="L", help="The lam, if MODEL is a pair without one.")
 

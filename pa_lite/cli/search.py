@@ -21,13 +21,23 @@ if TYPE_CHECKING:
     from pa_lite.api.studies import Found, Schedules
 
 
+def _sure(_context: click.Context, _parameter: click.Parameter, text: str) -> float | None:
+    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number or none.") from None
+
+
 @command("Find the best lam with fewer measurements")
 @takes_pair
 @measured
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
 @click.option(
-    "--sure", default="0.95", show_default=True, metavar="SHARE|none",
-    help="Keep it in this share of resamplings of the prompts; none goes by the point estimate.",
+    "--sure", callback=_sure, default="0.95", show_default=True, metavar="SHARE|none",
+    help="Keep it in this share of resamplings of the prompts; none takes the point estimate.",
 )  # fmt: skip
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")
 @click.option(
@@ -46,7 +56,7 @@ if TYPE_CHECKING:
 def search(
     pair: PairLike,
     keep_follow: float | None,
-    sure: str,
+    sure: float | None,
     weight: float,
     budget: float | None,
     schedules: bool,
@@ -66,7 +76,7 @@ def search(
     from pa_lite.api.studies import dated, plan_search, search_folder
 
     note_instructions(pair, words["follow"])
-    options, goal = study_options(**words), pa_lite.Goal(weight, keep_follow, _sure(sure))
+    options, goal = study_options(**words), pa_lite.Goal(weight, keep_follow, sure)
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     folder = folder or search_folder(pair)
     if dry_run:
@@ -88,23 +98,14 @@ def search(
     show_found(found, goal)
     if raced is not None:
         show_schedules(raced)
-    more = f" --schedule {quoted(raced.text)}" if raced is not None and raced.text and raced.differs else ""
-    is_decided = found.differs or (raced is not None and raced.differs)
-    show_choice(pair, found.lam if is_decided else None, more)
+    if raced is not None and raced.differs:
+        show_choice(pair, raced.lam, f" --schedule {quoted(raced.text)}" if raced.text else "")
+    else:
+        show_choice(pair, found.lam if found.differs else None)
     tell(f"Results: {folder}; the same command shows them again.")
     if options.follow and not goal.needs_follow:
         tell("note: following was measured, but the goal is few-shot accuracy alone: add --keep-follow 0.95 or "
              "--weight 0.5.", err=True)  # fmt: skip
-
-
-def _sure(text: str) -> float | None:
-    """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
-    if text.lower() == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number or none.", param_hint="--sure") from None
 
 
 def describe_chat(chat: ChatOptions) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def study_options(
 
     return pa_lite.StudyOptions(
         lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=split_names(tasks),
-        types=tuple(types.split(",")), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
+        types=split_names(types, "types"), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
         chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
     )  # fmt: skip

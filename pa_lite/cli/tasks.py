@@ -23,8 +23,8 @@ SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each 
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars.")
 
 _INTERVALS = (
-    "s.e., 95% interval: the uncertainty from the choice of items; items that share a passage or a question are chosen "
-    "together. Score intervals; nothing is resampled but items for f1_weighted (bootstrap)."
+    "s.e., 95% interval: the uncertainty from the sample of items; items that share a passage or a question count as "
+    "one cluster. Score intervals; f1_weighted has the standard error of a bootstrap."
 )
 _BASELINES = (
     "majority: the accuracy of always giving the most common answer of rows that are not scored; chance: of a random "
@@ -154,7 +154,7 @@ def tell_draws(result: SuiteResult) -> None:
         tell("Standard errors and intervals include both the items and the draws of exemplars.")
     elif any(t.is_drawn for t in result.tasks):
         tell(
-            "The intervals do not include the draw of exemplars, of which there is one: --seeds 5 scores each item "
+            "The intervals do not include the choice of exemplars, which were drawn once: --seeds 5 scores each item "
             "with 5 draws."
         )
 

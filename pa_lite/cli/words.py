@@ -139,8 +139,8 @@ class NameCommands(Commands):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command of the first word, or `show` if the word is a known name, and pass --json to it."""
         name, *rest = args
-        if name not in self.commands:
-            name = ALIASES.get(name, name)
+        if name not in self.commands and ALIASES.get(name) in self.commands:
+            name = ALIASES[name]
         if name not in self.commands and not ctx.resilient_parsing and name.partition("/")[0] in self.known():
             name, rest = "show", list(args)
         command = self.commands.get(name)

@@ -81,7 +81,7 @@ class Fit:
 class Diagnosis:
     """Facts about the machine; sizes in bytes, 0 where unknown. `remarks` suggest what the user can do.
 
-    `checks` are what newcomers trip over, `verdict` is one sentence on all of it.
+    `checks` are about common problems of setup; `verdict` sums all up in one sentence.
     """
 
     system: str

@@ -47,17 +47,17 @@ class StudyJudging:
     def compare(self, known: Known) -> tuple[JudgeCheck | None, list[str]]:
         """Compare the judge with known preferences: None where it judged none of these pairs; and remarks.
 
-        The remarks give the win rates of lams that have at least LEAST_PAIRS known pairs, steadied by these.
+        The remarks give the win rates of lams that have at least LEAST_PAIRS known pairs, adjusted by these.
         """
         every = [*(each for judged in self.by_lam.values() for each in judged), *self.once]
-        steadied = []
+        adjusted = []
         for lam, judged in self.by_lam.items():
             found = compare_judge(known, judged, [preference for _, preference in judged])
             if found is not None and found.win_rate is not None and found.n >= LEAST_PAIRS:
                 value, error = 100 * found.win_rate.value, 100 * found.win_rate.stderr
-                steadied.append(f"lam {lam:g} {value:.1f}% (s.e. {error:.1f}, {found.n} known pairs)")
-        remark = f"Win rates steadied by the known preferences: {', '.join(steadied)}."
-        return compare_judge(known, every), [remark] if steadied else []
+                adjusted.append(f"lam {lam:g} {value:.1f}% (s.e. {error:.1f}, {found.n} known pairs)")
+        remark = f"Win rates adjusted by the known preferences: {', '.join(adjusted)}."
+        return compare_judge(known, every), [remark] if adjusted else []
 
 
 def judge_remarks(curves: Curves) -> list[str]:

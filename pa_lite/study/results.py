@@ -104,7 +104,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
         )
     follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
     stored = Known(source=str(store.path), values={key: (p, q) for key, (p, q) in facts.get("known", {}).items()})
-    check, steadied = judging.compare(known or stored)
+    check, adjusted = judging.compare(known or stored)
     if known is not None and check is None:
         raise _not_judged(known, store, cells)
     control, is_minimal, control_remarks = _length_controlled(cells)
@@ -118,7 +118,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
         judge_check=check,
         judge_signs=judging.signs,
     )
-    unjudged += [*control_remarks, *judge_remarks(curves), *steadied]
+    unjudged += [*control_remarks, *judge_remarks(curves), *adjusted]
     return StudySummary(
         pair=str(facts["pair"]),
         type=weight_type,

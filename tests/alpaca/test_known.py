@@ -48,7 +48,7 @@ def test_a_pair_counts_once_and_instructions_are_clusters(tmp_path: Path) -> Non
     assert compare_judge(known, [(pair_key("x", "y", "z"), 1.0)]) is None
 
 
-def test_a_judge_of_a_file_is_compared_and_its_win_rate_steadied(tmp_path: Path) -> None:
+def test_a_judge_of_a_file_is_compared_and_its_win_rate_adjusted(tmp_path: Path) -> None:
     rows = annotation_rows(60, 3)
     read = read_annotations(write_rows(tmp_path / "judged.json", rows))
     people = [

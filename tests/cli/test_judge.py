@@ -114,7 +114,7 @@ def test_winrate_compares_the_judge_and_warns(
     assert status == 0
     assert "Calibration: on 30 pairs the judge agrees with known preferences in 50.0% (s.e. " in out
     assert "the judge is not measurably better than chance." in out
-    assert "Win rate steadied by the known preferences: 50.0% (s.e. 9.3)." in out  # that of the known ones
+    assert "Win rate adjusted by the known preferences: 50.0% (s.e. 9.3)." in out  # that of the known ones
     document = json.loads(run(capsys, *words, "--calibration", known, "--json")[1])
     assert (document["judge_check"]["n"], document["judge_check"]["beats_length"]) == (30, False)
     assert document["judge_signs"] == ["the judge prefers neither answer in 100% of pairs"]
@@ -137,7 +137,7 @@ def test_judge_is_compared_with_other_known_pairs(
     status, out, _ = run(capsys, *words)
     assert status == 0
     assert "Calibration: on 20 pairs the judge agrees" in out
-    assert "steadied" not in out  # the known pairs are not those of the win rate
+    assert "adjusted" not in out  # the known pairs are not those of the win rate
     assert len(json.loads((tmp_path / "a.json").read_text("utf-8"))) == 4
 
 

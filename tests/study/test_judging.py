@@ -78,10 +78,10 @@ def test_lams_are_ranked_by_a_judge_that_agrees_with_known_preferences(run_folde
     assert best_for(study.curves, Goal(weight=0.5)).lam in (0.0, 1.0)
     assert not any("not compared" in r.sentence for r in readings(study.curves))
     assert any(remark.startswith("Calibration: on ") for remark in study.remarks)
-    steadied = [remark for remark in study.remarks if remark.startswith("Win rates steadied by the known preferences")]
-    assert len(steadied) == 1
-    assert "lam 0 " in steadied[0]
-    assert "lam 1 " not in steadied[0]  # its pairs are not among the known ones
+    adjusted = [remark for remark in study.remarks if remark.startswith("Win rates adjusted by the known preferences")]
+    assert len(adjusted) == 1
+    assert "lam 0 " in adjusted[0]
+    assert "lam 1 " not in adjusted[0]  # its pairs are not among the known ones
     assert to_document(study)["judge_check"]["n"] == check.n
 
 
@@ -133,7 +133,7 @@ def test_judge_of_a_study_judges_other_known_pairs(
     assert check is not None
     assert (check.n, check.by_length.value, check.win_rate) == (21, 0.5, None)
     assert study.curves.lams == (0.0, 1.0)
-    assert not any("steadied" in remark for remark in study.remarks)
+    assert not any("adjusted" in remark for remark in study.remarks)
     with open_store(folder) as store:
         cells = {c.key: c.seconds for c in store.cells()}
         (cell,) = (c for c in store.cells() if c.kind == "calibration")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pa_lite.checkpoints.pairs import Pair
-from pa_lite.statistics import Mean, Spread, mean_over_tasks, spread_of_mean, t_quantile, unit_sums
+from pa_lite.statistics import Mean, Spread, mean_over_tasks, spread_of_average, spread_of_mean, t_quantile, unit_sums
 from pa_lite.study.curves import Curves, Values, estimates, means
 from pa_lite.study.demo import measure_demo
 from tools.demo.world import read_rows
@@ -85,10 +85,8 @@ def over_seeds(found: Sequence[Sequence[Values]], words: Sequence[str]) -> tuple
     """
     values = [float(np.mean([g.mean() for g in seed])) for seed in found]
     average = [np.mean(task, axis=0) for task in zip(*found, strict=True)]
-    spreads = [spread_of_mean(values), spread_over_words(average, words)]
-    squares = [s.stderr**2 for s in spreads]
-    df = sum(squares) ** 2 / sum(v**2 / s.df for v, s in zip(squares, spreads, strict=True))
-    half = t_quantile(0.975, df) * float(np.sqrt(sum(squares)))
+    both = spread_of_average([spread_of_mean(values), spread_over_words(average, words)])
+    half = t_quantile(0.975, both.df) * 2 * both.stderr  # of the sum, not of the average
     return float(np.mean(values)), float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
