@@ -321,6 +321,11 @@ def spread_over_seeds(values: FloatArray, clusters: Sequence[int] | IntArray | N
     return Spread(math.sqrt(variance), max(1.0, variance**2 / below) if below > 0 else items.df, items.units)
 
 
+def spread_of_draws(values: FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:
+    """Return the spread of the mean of float64 [draws of exemplars, items]: over both, or over items for one draw."""
+    return spread_of_mean(values[0], clusters) if len(values) < 2 else spread_over_seeds(values, clusters)
+
+
 def calibrated_mean(cheap: Sequence[float], cheap_known: Sequence[float], known: Sequence[float]) -> Mean:
     """Return a mean of `known` judgements, of which there are few, adjusted by `cheap` ones of many further items.
 

@@ -145,14 +145,23 @@ def check_judge(
 def _balanced(values: FloatArray, sides: FloatArray, instructions: Sequence[int] | None) -> tuple[float, Spread]:
     """Return the mean of the two sides' means, and its spread; known draws (side 0) show nothing.
 
-    Values of one side only have a mean but no standard error.
+    Values of one side only have a mean but no standard error. An instruction may be on both sides, which are then not
+    independent: the spread is the larger of that of two independent means and that over instructions of what each pair
+    contributes.
     """
     units = np.arange(len(values)) if instructions is None else np.asarray(instructions)
     parts = [(values[at], units[at]) for at in (sides > 0, sides < 0) if at.any()]
     value = float(np.mean([part.mean() for part, _ in parts])) if parts else math.nan
     if len(parts) < 2:
         return value, Spread(math.nan, math.nan, len(np.unique(units)))
-    return value, spread_of_average([spread_of_mean(*part) for part in parts])
+    apart = spread_of_average([spread_of_mean(*part) for part in parts])
+    shares = np.zeros(len(values))
+    for at in (sides > 0, sides < 0):
+        shares[at] = (values[at] - values[at].mean()) * len(values) / (2 * at.sum())
+    joint = spread_of_mean(shares, units)
+    if not (math.isfinite(apart.stderr) and math.isfinite(joint.stderr)):
+        return value, Spread(math.nan, math.nan, joint.units)
+    return value, Spread(max(apart.stderr, joint.stderr), min(apart.df, joint.df), joint.units)
 
 
 def _is_positive(value: float, spread: Spread) -> bool:

@@ -206,13 +206,12 @@ def judge_outputs(
 
 def _further_pairs(known: Known, pairing: Pairing, pairs: Sequence[AnswerPair], judge: str) -> tuple[AnswerPair, ...]:
     """Return the pairs that the judge must be asked about too, so that it can be compared with `known`."""
-    keys = {key_of(pair) for pair in pairs}
+    keys = dict.fromkeys(key_of(pair) for pair in pairs)
     known.check_annotator(judge)
     known.check_names(keys, pairing.reference, pairing.model)
-    common = {key for key in keys if known.find(key) is not None}
-    if len(common) >= LEAST_PAIRS:
+    if len(known.among(keys)) >= LEAST_PAIRS:
         return ()
-    both_orders = keys | {mirrored(key) for key in keys}
+    both_orders = {*keys, *map(mirrored, keys)}
     return tuple(pair for pair in known.pairs if key_of(pair) not in both_orders)
 
 

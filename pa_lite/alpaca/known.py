@@ -41,6 +41,15 @@ class Known:
         found = self.values.get(mirrored(key))
         return None if found is None else (1 - found[0], 1 - found[1])
 
+    def among(self, keys: Iterable[str]) -> dict[str, tuple[float, float]]:
+        """Return the values of the known pairs among these, by key; each pair in one order."""
+        out: dict[str, tuple[float, float]] = {}
+        for key in keys:
+            found = self.find(key)
+            if found is not None and mirrored(key) not in out:
+                out[key] = found
+        return out
+
     def check_names(self, keys: Iterable[str], reference: str, model: str) -> None:
         """Raise InputError where the file has the outputs of one of the two generators under the other's name."""
         for key in keys:
@@ -136,14 +145,13 @@ def compare_judge(
     A pair that occurs several times counts once. `all_judged` are the preferences on all pairs of a win rate that the
     known ones adjust. Standard errors take pairs of the same instruction as one cluster.
     """
-    found: dict[str, tuple[float, float, float]] = {}
+    preferences: dict[str, float] = {}
     for key, preference in judged:
-        values = known.find(key)
-        if values is not None and mirrored(key) not in found:
-            found.setdefault(key, (preference, *values))
+        preferences.setdefault(key, preference)
+    found = known.among(preferences)
     if not found:
         return None
     numbers: dict[str, int] = {}
     instructions = [numbers.setdefault(key[:_DIGITS], len(numbers)) for key in found]
-    own, known_values, longer = zip(*found.values(), strict=True)
-    return check_judge(own, known_values, longer, all_judged, instructions)
+    known_values, longer = zip(*found.values(), strict=True)
+    return check_judge([preferences[key] for key in found], known_values, longer, all_judged, instructions)

@@ -94,7 +94,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def _show_usage(error: click.ClickException) -> None:
     """Show a usage error like any other, with the command that shows the help."""
-    text = error.format_message()
+    text = error.format_message().replace("integer range", "integer")
     if text[1:2].islower():  # not a name in capitals
         text = text[0].lower() + text[1:]
     tell(f"error: {short_line(text)}", err=True)

@@ -103,6 +103,8 @@ def search(
     else:
         show_choice(pair, found.lam if found.differs else None)
     tell(f"Results: {folder}; the same command shows them again.")
+    if goal.keep_follow is None and sure != pa_lite.Goal.sure:
+        tell("note: --sure is for --keep-follow, which was not given.", err=True)
     if options.follow and not goal.needs_follow:
         tell("note: following was measured, but the goal is few-shot accuracy alone: add --keep-follow 0.95 or "
              "--weight 0.5.", err=True)  # fmt: skip

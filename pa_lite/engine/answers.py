@@ -100,11 +100,11 @@ class Answer:
 
     @property
     def error(self) -> PaLiteError | None:
-        """The error that explains a missing answer, if it was cancelled or failed."""
+        """The error of an answer that was cancelled or failed, else None."""
         return self._error
 
     def cancel(self) -> None:
-        """Stop the answer at the next step. Does nothing if it is done."""
+        """Stop the answer at the next step, unless it is done."""
         self.fail(CancelledError("the answer was cancelled."))
         if self._on_cancel is not None:
             self._on_cancel()

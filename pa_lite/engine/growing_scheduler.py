@@ -87,8 +87,10 @@ class GrowingScheduler:
         with self._lock:
             self._readers[scheduler] -= 1
             scheduler.drop_ended()
-            if scheduler is not self._current and not self._readers[scheduler]:
-                scheduler.close()
+            if self._readers[scheduler] <= 0:  # below 0 after `close`
+                del self._readers[scheduler]
+                if scheduler is not self._current:
+                    scheduler.close()
 
     def rest(self) -> None:
         """Free the context unless an answer is being read: other work may need the memory."""

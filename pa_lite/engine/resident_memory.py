@@ -14,13 +14,17 @@ _SHARE = 0.5  # of the free memory, without a limit
 _MOST = 101  # models: every lam from 0 to 1 in steps of 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryLimit:
-    """Bytes: what all models may take, the weights of each, and the buffers of a move."""
+    """Bytes: what all models may take, the weights of each, and the buffers of a move.
+
+    A limit that was not given (`is_given`) is exceeded rather than to have no model.
+    """
 
     limit: int
     weights: int
     moving: int
+    is_given: bool = True
 
     @property
     def for_contexts(self) -> int:
@@ -65,7 +69,7 @@ def check_weights(plan: MergePlan, max_memory: int, options: EngineOptions) -> M
     _, _, weights = plan.at(0.0).file
     moving = (options.threads or cores()) * thread_bytes(plan)
     limit = max_memory or max(int(_SHARE * available_memory()), weights + moving + 1)
-    found = MemoryLimit(limit, weights, moving)
+    found = MemoryLimit(limit=limit, weights=weights, moving=moving, is_given=bool(max_memory))
     if found.for_contexts <= 0:
         raise _too_little(found, 0)
     return found
@@ -77,12 +81,12 @@ def plan_residents(limit: MemoryLimit, context: int, most: int = 0) -> ResidentP
     Raises InputError if a limit that is not enough for one model was given.
     """
     n = (limit.limit - limit.moving) // (limit.weights + context)
-    if n < 1:
+    if n < 1 and limit.is_given:
         raise _too_little(limit, context)
-    n_models = min(n, most or _MOST, _MOST)
     return ResidentPlan(
-        n_models=n_models, weights=limit.weights, context=context, moving=limit.moving, limit=limit.limit
-    )
+        n_models=min(max(n, 1), most or _MOST, _MOST), weights=limit.weights, context=context, moving=limit.moving,
+        limit=max(limit.limit, limit.weights + context + limit.moving),
+    )  # fmt: skip
 
 
 def _too_little(limit: MemoryLimit, context: int) -> InputError:

@@ -18,8 +18,7 @@ from pa_lite.statistics import (
     chunks_of,
     score_interval,
     spread_of_average,
-    spread_of_mean,
-    spread_over_seeds,
+    spread_of_draws,
     unit_sums,
 )
 from pa_lite.study.measures import CONTROLLED, CONTROLLED_MINIMAL, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
@@ -46,9 +45,7 @@ class Row:
 
     def spread(self) -> Spread:
         """Return the spread of the mean, with that of the draw of exemplars where there are several."""
-        if self.by_seed is None or len(self.by_seed) < 2:
-            return spread_of_mean(self.values, self.clusters)
-        return spread_over_seeds(self.by_seed, self.clusters)
+        return spread_of_draws(self.values[None] if self.by_seed is None else self.by_seed, self.clusters)
 
 
 @dataclass(frozen=True, kw_only=True)

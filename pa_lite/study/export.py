@@ -136,7 +136,7 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
 def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, Any]:
     """Return the tasks of one lam in the format of lm-eval's results file, with a `pa_lite` key added.
 
-    With several draws of exemplars, a number is the average of the items' means over them, and so is its error.
+    With several draws of exemplars, a number is the average over them; its error is over items alone, as lm-eval's.
 
     Raises InputError when that lam is not finished.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 from pa_lite.alpaca.calibration import LEAST_PAIRS
 from pa_lite.alpaca.judge import PROMPT_ID
-from pa_lite.alpaca.known import Known, mirrored
+from pa_lite.alpaca.known import Known
 from pa_lite.alpaca.outputs import generator_name
 from pa_lite.alpaca.pairing import AnswerPair, read_outputs
 from pa_lite.errors import InputError
@@ -77,13 +77,8 @@ def _cell(
 
 def known_among(workloads: Iterable[Workload[Any]], known: Known) -> dict[str, tuple[float, float]]:
     """Return the known preferences of the pairs that a judge compares, by `pair_key`; each pair in one order."""
-    out: dict[str, tuple[float, float]] = {}
-    for workload in workloads:
-        for key in workload.pair_keys if isinstance(workload, (WinsWorkload, CalibrationWorkload)) else ():
-            found = known.find(key)
-            if found is not None and mirrored(key) not in out:
-                out[key] = found
-    return out
+    judged = (w for w in workloads if isinstance(w, (WinsWorkload, CalibrationWorkload)))
+    return known.among(key for w in judged for key in w.pair_keys)
 
 
 def _reference(plan: StudyPlan, answers: _Answers) -> tuple[str, dict[str, list[str]]]:

@@ -30,15 +30,20 @@ _EXAMPLES = 6
 _MOST_LAMS = 1001  # in a study: time and memory of charts and resampling grow with them
 
 
+def refuse_search(store: Store) -> None:
+    """Raise InputError where the folder holds the evaluations of a search, and no study."""
+    if not store.facts().get("cells") and any("search" in c.inputs for c in store.cells()):
+        raise InputError(
+            f"{store.path.parent}: contains a search, not a study of every lam: the same search shows its result."
+        )
+
+
 def planned_cells(store: Store) -> list[StoredCell]:
     """Return the cells of the study as last run, in its order, without stale ones. Raises InputError without any."""
     by_key = {c.key: c for c in store.cells()}
     found = [by_key[key] for key in store.facts().get("cells", []) if key in by_key]
-    if not found and any("search" in c.inputs for c in by_key.values()):
-        raise InputError(
-            f"{store.path.parent}: contains a search, not a study of every lam: the same search shows its result."
-        )
     if not found:
+        refuse_search(store)
         raise InputError(f"{store.path.parent}: the study has no results yet. Run `pa-lite sweep` first.")
     return found
 

@@ -134,9 +134,9 @@ def paired_spread(gaps: Sequence[Row]) -> Spread:
     items differ, or where many small gains hide a rare loss, the sample alone shows too little of it. Source: after
     Agresti and Min 2005, who add such units to matched pairs.
     """
-    found = spread_of_average([gap.spread() for gap in gaps])
-    weights = [float(np.mean(gap.units()[1])) / len(gap.values) for gap in gaps]
-    return Spread(math.hypot(found.stderr, max(weights) / len(gaps)), found.df, found.units)
+    each = [gap.spread() for gap in gaps]
+    found, weight = spread_of_average(each), 1 / min(spread.units for spread in each)
+    return Spread(math.hypot(found.stderr, weight / len(gaps)), found.df, found.units)
 
 
 def _value(gaps: Sequence[Row]) -> float:

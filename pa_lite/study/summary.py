@@ -123,7 +123,7 @@ def _gain(found: Interval, end: str) -> str:
     """Return a gain over an end of the line in words."""
     if not _is_known(found):
         return f"an unknown gain over {end}"
-    value, low, high = (100 * end for end in (found.value, found.low, found.high))
+    value, low, high = (100 * share for share in (found.value, found.low, found.high))
     doubt = "; no measurable difference" if low <= 0 <= high else ""
     if round(value, 1) >= 0:
         return f"{value:.1f} points above {end} ({low:.1f} to {high:.1f}{doubt})"

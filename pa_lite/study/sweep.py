@@ -23,7 +23,7 @@ from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.judges import describe_judge
 from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
 from pa_lite.study.preferences import known_among, plan_judging
-from pa_lite.study.results import load_study
+from pa_lite.study.results import load_study, refuse_search
 from pa_lite.study.staleness import by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import StudySummary
@@ -169,11 +169,11 @@ def _run(plan: StudyPlan, store: Store, progress: Progress | None, make_worker: 
 
 
 def _renew_summaries(plan: StudyPlan, store: Store) -> None:
-    """Summarise finished cells of an older pa-lite again, from their stored records."""
+    """Summarise finished cells again whose summary is of an older pa-lite or other clusters, from their records."""
     found = {c.key: c for c in store.cells()}
     for planned in plan.cells:
         workload, cell = plan.workloads[planned.workload], found.get(planned.key)
-        if cell and cell.summary is not None and cell.summary.get("version", 1) < workload.summary_version:
+        if cell and cell.summary is not None and not workload.is_current(cell.summary):
             store.finish(planned.key, workload.summary(store.results(planned.key)))
 
 
@@ -202,6 +202,7 @@ def sweep_pair(
         plan = plan_study(pair, with_recorded_date(options, store))
         known = None if options.calibration is None else read_known(options.calibration)
         check_pair(plan, store)  # before changes are reported or a cluster is started
+        refuse_search(store)
         plan, settled = settle_plan(plan, store, keep_stale)
         settled.report()
         workers_for: WorkersFor | None = None
@@ -260,6 +261,7 @@ def _estimate(pair: str | Pair, options: StudyOptions, folder: Path | None, keep
     with read_store(folder) as store:
         plan = plan_study(pair, with_recorded_date(options, store))
         check_pair(plan, store)
+        refuse_search(store)
         plan, settled = settle_plan(plan, store, keep_stale)
         finished = store.finished(plan.keys)
     estimate = estimate_sweep(plan, tuple(finished))

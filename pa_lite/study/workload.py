@@ -93,6 +93,10 @@ class Workload(ABC, Generic[_R]):
         spread = {"value": average, "stderr": standard_error(values)}
         return {"version": self.summary_version, "n": len(values), **spread}
 
+    def is_current(self, summary: Mapping[str, Any]) -> bool:
+        """Return whether a stored summary has what `summary` would give now."""
+        return bool(summary.get("version", 1) >= self.summary_version)
+
 
 def chunks(n_items: int, size: int) -> Iterator[range]:
     """Divide items into chunks of `size`; the division depends on nothing else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from pa_lite.engine.generation import GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.instructions.following import Instruction, follow_instructions
 from pa_lite.progress import Progress
-from pa_lite.statistics import spread_of_mean, spread_over_seeds
+from pa_lite.statistics import spread_of_draws
 from pa_lite.study.judged_workloads import CalibrationWorkload, WinsWorkload
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, Record, ScoredItem
@@ -29,12 +30,7 @@ from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
-_NOT_IN_DIGEST = (
-    "folder",
-    "description",
-    "is_own",
-    "cluster",
-)  # keys of TaskSpec
+_NOT_IN_DIGEST = ("folder", "description", "is_own", "cluster")  # keys of TaskSpec
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,12 @@ class TaskWorkload(Workload[ScoredItem]):
     @property
     def items(self) -> tuple[Item, ...]:
         """The items of all draws, in their order."""
-        return sum((p.items for p in self.more), self.prepared.items)
+        return tuple(chain(self.prepared.items, *(p.items for p in self.more)))
+
+    @property
+    def clusters(self) -> tuple[int, ...] | None:
+        """The number of each item's cluster; None if all items are independent."""
+        return cluster_numbers([i.cluster for i in self.prepared.items])
 
     @property
     def n_items(self) -> int:
@@ -88,8 +89,8 @@ class TaskWorkload(Workload[ScoredItem]):
             check_items(model, prepared)
 
     def run(self, model: Model, items: Sequence[int], progress: Progress | None = None) -> dict[int, Record]:
-        all_items = self.items
-        part = replace(self.prepared, items=tuple(all_items[i] for i in items))
+        draws, n = (self.prepared, *self.more), len(self.prepared.items)
+        part = replace(self.prepared, items=tuple(draws[i // n].items[i % n] for i in items))
         scored = score_items(model, part, self.options, progress).items
         return {
             i: {n: v for n, v in asdict(score).items() if n != "cluster" and v not in ((), [], {}, "", None)}
@@ -110,19 +111,20 @@ class TaskWorkload(Workload[ScoredItem]):
     def summary(self, results: Sequence[ScoredItem]) -> dict[str, Any]:
         choices = [len(i.continuations) for i in self.prepared.items if i.continuations]
         chance = float(np.mean([1 / n for n in choices])) if choices else 0.0
-        clusters = cluster_numbers([i.cluster for i in self.prepared.items])
+        clusters = self.clusters
         own = self._average([self.value(r) for r in results], clusters)
         return {**super().summary(results), **own, "n": len(results) // self.seeds, "seeds": self.seeds,
                 "area": self.prepared.spec.area, "majority": self.prepared.majority, "chance": chance,
                 "truncated": sum(r.truncated for r in results), "metrics": self._other_metrics(results, clusters),
                 **({"clusters": list(clusters)} if clusters else {})}  # fmt: skip
 
+    def is_current(self, summary: Mapping[str, Any]) -> bool:
+        clusters = self.clusters
+        return super().is_current(summary) and summary.get("clusters") == (list(clusters) if clusters else None)
+
     def _average(self, values: Sequence[float], clusters: Sequence[int] | None) -> dict[str, float]:
         """Return the mean of a metric with its standard error, over draws of exemplars where there are several."""
-        if self.more:
-            spread = spread_over_seeds(np.reshape(values, (self.seeds, -1)), clusters)
-        else:
-            spread = spread_of_mean(values, clusters)
+        spread = spread_of_draws(np.reshape(values, (self.seeds, -1)), clusters)
         return {"value": float(np.mean(values)), "stderr": spread.stderr}
 
     def _other_metrics(self, results: Sequence[ScoredItem], clusters: Sequence[int] | None) -> dict[str, Any]:

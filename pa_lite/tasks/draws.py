@@ -108,7 +108,7 @@ def _over_draws(
         clusters = cluster_numbers([r.cluster for r in records[0]])
         found_values = np.array(values) if values else None
         measured = measure_draws([m.measured for m in same], found_values, len(records[0]), clusters)
-        macro = measure_draws(macros, None, len(records[0])) if macros else None
+        macro = measure_draws(macros, None, len(records[0]), clusters) if macros else None
         out.append(replace(same[0], measured=measured, macro=macro))
     return tuple(out)
 
@@ -129,7 +129,8 @@ def measure_draws(
         spread = spread_over_seeds(values, clusters)
     else:
         items, between = float(np.mean([d.stderr**2 for d in draws])), float(np.var([d.value for d in draws], ddof=1))
-        spread = Spread(math.sqrt(items + between / len(draws)), len(draws) - 1.0, n)
+        units = len(set(clusters)) if clusters else n
+        spread = Spread(math.sqrt(items + between / len(draws)), len(draws) - 1.0, units)
     low, high = score_interval(value, spread)
     return Measured(value=value, stderr=spread.stderr, low=low, high=high)
 

@@ -107,3 +107,14 @@ def test_signs_of_verdicts_and_of_annotations_by_others() -> None:
     other = [Judgement(instruction="i", output_1="a", output_2="b", preference=p) for p in (1.5, 1.5, 1.51, 2.0)]
     assert judge_signs(other) == ("the judge prefers neither answer in 75% of pairs",)
     assert judge_signs(other[3:]) == ()
+
+
+def test_an_instruction_on_both_sides_is_one_cluster() -> None:
+    """A judge may be right for some instructions only, whichever answer is the better one."""
+    known = [1.0, 0.0] * 40
+    judged = [k if (i // 8) % 2 else 1 - k for i, k in enumerate(known)]  # right for every second of ten instructions
+    alone = check_judge(judged, known, [0.5] * 80, None)
+    shared = check_judge(judged, known, [0.5] * 80, None, [i // 8 for i in range(80)])
+    assert (alone.agreement.value, shared.agreement.value) == (0.5, 0.5)
+    assert shared.agreement.stderr == pytest.approx(0.5 / 9**0.5)  # as for ten items
+    assert alone.agreement.stderr == pytest.approx(0.5 / 79**0.5, rel=0.02)

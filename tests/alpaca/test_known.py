@@ -34,6 +34,7 @@ def test_preferences_are_averaged_over_annotators_and_orders(tmp_path: Path) -> 
     assert known.find(pair_key("Count.", "1 2 3", "2")) is None
     assert [(p.reference, p.model) for p in known.pairs] == [("Hi", "Hello!"), ("1 2 3", "1")]
     assert mirrored(mirrored(key)) == key != mirrored(key)
+    assert known.among([key, mirrored(key), "0" * 48]) == {key: (0.5, 1.0)}  # a pair counts in one order
 
 
 def test_a_pair_counts_once_and_instructions_are_clusters(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_the_next_turn_decodes_only_its_new_tokens() -> None:
         assert held > 60
         model.generate([ASK], max_tokens=2)  # needs memory, so the chat's is freed
         assert model.model._n_contexts == 0
+        assert not scheduler._readers  # nor is the closed one remembered
         assert model.chat(messages[:-1], max_tokens=40).text == reply.text
 
 

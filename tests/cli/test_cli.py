@@ -180,7 +180,7 @@ def test_score_table_json_and_file(capsys: pytest.CaptureFixture[str], tmp_path:
     lines = [line.split() for line in out.splitlines() if line.strip()]
     assert lines[0][:3] == ["task", "n", "metric"]
     assert [line[0] for line in lines[-7:]] == ["demo_kind", "demo_town", "mean", "s.e.,", "majority:", "The", "Noise"]
-    assert out.count("The intervals do not include the draw of exemplars, of which there is one: --seeds 5 ") == 1
+    assert out.count("The intervals do not include the choice of exemplars, which were drawn once: --seeds 5 ") == 1
     status, out, _ = run(capsys, *common, "--json")
     document, written = json.loads(out), json.loads((tmp_path / "s.json").read_text("utf-8"))
     assert {k for k in document if document[k] != written[k]} == {"date"}

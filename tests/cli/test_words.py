@@ -61,6 +61,8 @@ def test_json_before_list_is_passed_to_it(capsys: pytest.CaptureFixture[str]) ->
         (["quux"], "unknown command 'quux'.\nSee: pa-lite --help"),
         (["pairs", "demos"], "unknown command 'demos'. Did you mean demo?\nSee: pa-lite pairs --help"),
         (["pairs", "memory"], "unknown command 'memory'.\nSee: pa-lite pairs --help"),
+        (["score", "m.gguf", "--tasks", "demo", "--seeds", "1.5"],
+         "invalid value for '--seeds': '1.5' is not a valid integer.\nSee: pa-lite score --help"),
         (["tasks", "ls"], "unknown command 'ls'.\nSee: pa-lite tasks --help"),
         (["tasks", "demo_twon"], "unknown command 'demo_twon'. Did you mean demo_town?\nSee: pa-lite tasks --help"),
     ],

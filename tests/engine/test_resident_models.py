@@ -168,6 +168,13 @@ def test_the_models_that_fit_are_planned_and_shown(plan: MergePlan) -> None:
         plan_residents(limit_only, 1000)
 
 
+def test_without_a_limit_there_is_always_one_model(plan: MergePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pa_lite.engine.resident_memory.available_memory", lambda: 1 << 20)
+    limit = check_weights(plan, 0, ONE)
+    found = plan_residents(limit, 10 << 20)
+    assert (found.n_models, found.limit) == (1, found.total)
+
+
 def test_a_smaller_context_is_opened_where_the_limit_asks_for_it(plan: MergePlan) -> None:
     with residents(plan, 1) as models:
         memory = models.memory

@@ -129,6 +129,14 @@ extract = [{ name = "strict", pattern = "= (.*)" }, { name = "flexible", pattern
     assert to_document(study)["tasks"][0]["clusters"] == 3
     averages = [r for r in to_document(study)["averages"] if r["group"] == "sums: exact_match,flexible"]
     assert [r["lam"] for r in averages] == [0.0, 1.0]
+    task = tmp_path / "sums.toml"
+    task.write_text(task.read_text("utf-8").replace('cluster = "part"\n', ""), "utf-8")  # decides no answer
+    with open_store(tmp_path / "run") as store:
+        before = [c.started for c in store.cells()]
+    (free,) = sweep_pair("demo", options, tmp_path / "run").curves.tasks
+    assert free.clusters is None
+    with open_store(tmp_path / "run") as store:
+        assert [c.started for c in store.cells()] == before
 
 
 def test_folder_of_another_pair_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

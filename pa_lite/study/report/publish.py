@@ -51,6 +51,7 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     options = options or ReportOptions()
     if not has_results(run):
         raise InputError(f"{run}: has no study results. Run `pa-lite sweep` first, or name its run folder.")
+    known = None if options.calibration is None else read_known(options.calibration)
     page = options.output or run / "report.html"
     # an earlier page in the run folder may be replaced without `force`
     check_target(page, options.force or (options.output is None and is_page(page)))
@@ -60,7 +61,6 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
         if folder is not None:
             _make(folder)
     with read_store(run) as store:
-        known = None if options.calibration is None else read_known(options.calibration)
         study = load_study(store, options.type, known)
         name = file_name(f"{study.pair}_{study.type}")
         lam_names = {lam: f"{lam:g}" for lam in study.curves.lams}

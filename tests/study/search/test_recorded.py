@@ -86,6 +86,10 @@ def test_folders_of_sweeps_and_of_searches_are_not_mixed(tmp_path: Path) -> None
     pa_lite.search("demo", options, run=tmp_path / "search")
     with pytest.raises(InputError, match="contains a search, not a study"):
         pa_lite.open_study(tmp_path / "search")
+    for refused in (pa_lite.sweep, pa_lite.plan_sweep):
+        with pytest.raises(InputError, match="contains a search, not a study"):
+            refused("demo", options, tmp_path / "search")
+    assert pa_lite.search("demo", options, run=tmp_path / "search").lam in options.lams
 
 
 def test_the_estimate_of_a_search_counts_its_evaluations() -> None:
