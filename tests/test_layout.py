@@ -32,6 +32,7 @@ PACKAGES = [
     "instructions",
     "tasks",
     "study",
+    "serving",
     "api",
 ]
 

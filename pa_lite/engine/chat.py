@@ -166,15 +166,18 @@ class _Making:
 
 
 def conversation_prompt(
-    model: Model, messages: Sequence[Turn], options: ChatOptions | None = None
+    model: Model,
+    messages: Sequence[Turn],
+    options: ChatOptions | None = None,
+    process: LimitedProcess | None = None,
 ) -> tuple[list[int], ReasoningFormat]:
     """Return the prompt (token ids) of a conversation, ready for the assistant's next turn, and its reasoning format.
 
     Control tokens that a message or a template argument spells out stay text, as in `chat_prompts`; the options' system
     prompt, which the caller chose, comes first. Tools are the template argument `tools`. A model without a template
-    gets turns of `Instruction: ...` and `Response: ...`. Raises InputError for no messages, a last message of the
-    assistant, two system prompts, and text that is not valid Unicode; EngineError when the template fails, or drops the
-    last message or the system prompt.
+    gets turns of `Instruction: ...` and `Response: ...`. `process` renders the template (by default one is started for
+    the call). Raises InputError for no messages, a last message of the assistant, two system prompts, and text that is
+    not valid Unicode; EngineError when the template fails, or drops the last message or the system prompt.
     """
     options, turns = options or ChatOptions(), [Message(*turn) for turn in messages]
     check_turns(turns, options)
@@ -190,7 +193,11 @@ def conversation_prompt(
         options = replace(options, template_args=with_texts(dict(options.template_args), hidden.hide))
         first = (Message("system", options.system),) if options.system else ()
         marked = (*safe[:-1], safe[-1]._replace(content=_MARK))
-        text, frame, bare = _render(template, ((*first, *safe), (*first, *marked), marked), _settings(options))
+        conversations, settings = ((*first, *safe), (*first, *marked), marked), _settings(options)
+        if process is None:
+            text, frame, bare = _render(template, conversations, settings)
+        else:
+            text, frame, bare = _ask(process, template, conversations, settings)
         if _MARK not in frame:
             raise EngineError("it leaves out the last message")
         if first and frame == bare and options.system.strip() not in frame:

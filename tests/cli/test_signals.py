@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,38 @@ def test_handlers_are_restored() -> None:
         signal.raise_signal(signal.SIGHUP)  # a second signal is ignored
     assert ending.status == 143
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_that_python_drops_is_raised_again(number: signal.Signals, ignored: bool) -> None:
+    """Python prints and drops what a weak reference's callback raises; imports have such callbacks."""
+    if ignored and number == signal.SIGINT:
+        pytest.skip("then Ctrl-C does nothing")
+
+    class Target:
+        pass
+
+    def interrupted(_: object) -> None:
+        calls.append(number)
+        signal.raise_signal(number)
+
+    def drop_and_wait() -> None:
+        target = Target()
+        watches.append(weakref.ref(target, interrupted))
+        del target
+        time.sleep(30)
+
+    watches = list[weakref.ref[Target]]()
+    before, calls = signal.getsignal(signal.SIGINT), list[int]()
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        with end_in_order() as ending, pytest.raises(KeyboardInterrupt):
+            drop_and_wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [number]
+    assert ending.status == 128 + number
 
 
 @pytest.mark.parametrize("both", [False, True])
