@@ -1,6 +1,6 @@
 """A model that answers conversations and prompts from any thread; for a pair, each request may name its lam.
 
-The chat, the comparison of lams and the server stand on it. A `Host` renders prompts, and a `Runner` thread generates.
+The chat, the comparison of lams and the server use it: a `Host` renders prompts, and a `Runner` thread generates.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prompt:
 
 
 class Host:
-    """A model in memory, or several of a pair, generating in a thread of its own. Any thread may call it."""
+    """A model in memory, or several of a pair, which generates in a separate thread. Any thread may call it."""
 
     def __init__(self, models: ResidentModels | FixedModel, name: str) -> None:
         """Start the thread. `name` is the pair's name, or the file's without folder and ending."""
