@@ -48,8 +48,8 @@ from pa_lite.tasks.spec import find_tasks
 
 __all__ = [
     "ChatOptions", "ChatReply", "ChatStream", "EngineOptions", "FollowResult", "GenerationOptions", "InstructionSet",
-    "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult", "Written", "check_prompts", "find_set", "load",
-    "load_prompts",
+    "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult", "Texts", "Written", "as_prompts",
+    "check_prompts", "find_set", "load", "load_prompts",
 ]  # fmt: skip
 
 Texts = str | Prompt | Sequence[str | Prompt]
@@ -222,7 +222,7 @@ class LoadedModel:
         total 0). Raises PaLiteError.
         """
         words = locals()
-        how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
+        how, prompts = fill(ChatOptions, words, chat), as_prompts(texts)
         chosen, name = fill(GenerationOptions, words, options), generator_name(self.reference)
         return generate_outputs(self._rested(), prompts, name, chosen, how, progress)
 
@@ -243,7 +243,7 @@ class LoadedModel:
         an existing file. Raises PaLiteError.
         """
         target, name = OutputsTarget(Path(output), resume, force), generator_name(self.reference)
-        return write_outputs(self._rested(), _prompts(texts), name, target, options, chat, progress)
+        return write_outputs(self._rested(), as_prompts(texts), name, target, options, chat, progress)
 
     @overload
     def chat(
@@ -324,7 +324,8 @@ class LoadedModel:
         return follow_instructions(self._rested(), listed, tokens, progress, ends, parallel, how)
 
 
-def _prompts(texts: Texts) -> list[Prompt]:
+def as_prompts(texts: Texts) -> list[Prompt]:
+    """Return texts as prompts. Raises InputError for anything else."""
     listed = [texts] if isinstance(texts, str | Prompt) else list(texts)
     for number, text in enumerate(listed, 1):
         if not isinstance(text, str | Prompt):

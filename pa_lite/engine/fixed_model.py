@@ -48,6 +48,13 @@ class FixedModel:
         """No lams: the model cannot move."""
         return []
 
+    def rounded(self, lam: float | str) -> float:
+        """Raise InputError: the model cannot move."""
+        raise self._fixed(lam)
+
+    def _fixed(self, lam: float | str) -> InputError:
+        return InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+
     @property
     def n_waiting(self) -> int:
         """The number of requests that wait for a free sequence."""
@@ -82,7 +89,7 @@ class FixedModel:
     ) -> Answer:
         """Add a request; see `Scheduler.submit`. Raises InputError for a lam as well."""
         if lam is not None:
-            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+            raise self._fixed(lam)
         return self._scheduler.submit(request, on_change, streams)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:

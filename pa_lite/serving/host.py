@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -117,6 +118,22 @@ class Host:
             prompt=prompt.tokens, options=chosen, stream=stream, reasoning=prompt.reasoning, logprobs=logprobs
         )
         return self.models.submit(request, lam, on_change, streams)
+
+    def move(self, lam: float | str) -> float | None:
+        """Bring a model to a lam before requests name it. Return the seconds that it took, None if there was one.
+
+        Raises InputError for a bad lam and for a model from a file; EngineError if no model can be moved there.
+        """
+        chosen = self.models.rounded(lam)
+        if chosen in self.models.lams:
+            return None
+        started = time.monotonic()
+        answer = self.start(Prompt(self.tokenize(".")), GenerationOptions(max_tokens=1), lam=chosen, streams=False)
+        try:
+            answer.result()
+        finally:
+            answer.cancel()
+        return time.monotonic() - started
 
     def close(self, wait: float = 0.0) -> None:
         """Cancel all answers and stop; answers have `wait` seconds to become complete. Later calls do nothing."""
