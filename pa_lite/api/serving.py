@@ -16,6 +16,7 @@ from pa_lite.api.options import (
     ModelLike,
     Names,
     PairLike,
+    Progress,
     fill,
     model_type,
     parse_bytes,
@@ -28,16 +29,16 @@ from pa_lite.serving.chat_commands import COMMANDS, SETTINGS
 from pa_lite.serving.chat_control import ChatControl, Confirmation, Left, Outcome, Said, memory_in_words
 from pa_lite.serving.chat_history import ChatHistory
 from pa_lite.serving.comparing import Compared, ComparedQuestion, LiveComparisons, open_comparisons
-from pa_lite.serving.conversation_session import ChatSession, ChatTurn, LiveTurn
+from pa_lite.serving.conversation_session import ChatSession, ChatTurn, ContextFullError, LiveTurn
 from pa_lite.serving.host import LENGTH, open_host
 from pa_lite.serving.live_answers import ChatAnswer, LiveAnswer, LiveComparison
 from pa_lite.serving.start import starting_reference
 
 __all__ = [
     "CHAT_GENERATION", "COMMANDS", "COMPARED_LAMS", "SETTINGS", "ChatAnswer", "ChatControl", "ChatHistory",
-    "ChatSession", "ChatTurn", "Compared", "ComparedQuestion", "Confirmation", "Left", "LiveAnswer", "LiveComparison",
-    "LiveComparisons", "LiveTurn", "Outcome", "Said", "compare", "memory_in_words", "open_chat", "start_comparison",
-    "starting_reference",
+    "ChatSession", "ChatTurn", "Compared", "ComparedQuestion", "Confirmation", "ContextFullError", "Left",
+    "LiveAnswer", "LiveComparison", "LiveComparisons", "LiveTurn", "Outcome", "Said", "compare", "memory_in_words",
+    "open_chat", "start_comparison", "starting_reference",
 ]  # fmt: skip
 
 CHAT_GENERATION = GenerationOptions(max_tokens=1024)  # of a chat, by default
@@ -57,12 +58,14 @@ def open_chat(
     chat: ChatOptions | None = None,
     max_memory: int | str = 0,
     forgets: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[ChatSession]:
     """Load a model and start a conversation with it; a pair's lam may change between the answers.
 
     A pair without a lam starts at `lam`, else at the best lam of `study` (a run folder), else at 0.6. `max_memory`
     limits the models in memory (bytes, or `2G`; 0: half of the free memory). With `forgets`, the oldest turns are
-    dropped when the context is full; otherwise asking raises ContextFullError. Raises PaLiteError.
+    dropped when the context is full; otherwise asking raises ContextFullError. `progress` gets the bytes of a
+    download. Raises PaLiteError.
     """
     reference = starting_reference(model, lam, study, extrapolate)
     chosen, limit = engine or EngineOptions(), parse_bytes(str(max_memory))
@@ -70,7 +73,7 @@ def open_chat(
         max_memory=limit, extrapolate=extrapolate,
         scheduler=SchedulerOptions(parallel=1, length=chosen.n_ctx or LENGTH),
     )  # fmt: skip
-    with open_host(reference, residents, chosen, model_type(type)) as host:
+    with open_host(reference, residents, chosen, model_type(type), progress) as host:
         yield ChatSession(host, options or CHAT_GENERATION, chat, forgets)
 
 
@@ -86,11 +89,12 @@ def start_comparison(
     engine: EngineOptions | None = None,
     chat: ChatOptions | None = None,
     max_memory: int | str = 0,
+    progress: Progress | None = None,
 ) -> Iterator[LiveComparisons]:
     """Start what `compare` does; the answers can be read while they are generated. Raises PaLiteError."""
     with open_comparisons(
         resolve_pair(pair), as_prompts(questions), lams, options or GenerationOptions(), chat or ChatOptions(),
-        engine or EngineOptions(), model_type(type), parse_bytes(str(max_memory)), extrapolate,
+        engine or EngineOptions(), model_type(type), parse_bytes(str(max_memory)), extrapolate, progress,
     ) as live:  # fmt: skip
         yield live
 
@@ -123,17 +127,19 @@ def compare(
     probe: bool | None = None,
     engine: EngineOptions | None = None,
     max_memory: int | str = 0,
+    progress: Progress | None = None,
 ) -> Compared:
     """Answer questions at several lams of a pair: `.questions[0].answers[1].text` is that at the second lam.
 
     As many models are in memory as `max_memory` allows (bytes, or `2G`; 0: half of the free memory) and answer
     together; the others follow. Each is exactly the model merged at its lam. Keywords are the fields of
     `GenerationOptions`, `ChatOptions` and `EngineOptions`; decoding is greedy unless `temperature` is set, and every
-    lam has the same random numbers. Raises PaLiteError.
+    lam has the same random numbers. `progress` gets the bytes of a download. Raises PaLiteError.
     """
     words = locals()
     with start_comparison(
         pair, questions, fill(GenerationOptions, words, options), type, lams=lams, extrapolate=extrapolate,
         engine=fill(EngineOptions, words, engine), chat=fill(ChatOptions, words, chat), max_memory=max_memory,
+        progress=progress,
     ) as live:  # fmt: skip
         return live.result()

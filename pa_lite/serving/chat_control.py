@@ -18,6 +18,10 @@ from pa_lite.serving.live_answers import LiveComparison
 from pa_lite.serving.transcript import write_transcript
 
 COMPARED = (0.0, 0.5, 1.0)  # the lams of /compare alone
+_KEYS = (
+    "Alt+Enter, or \\ at the end of a line, starts a new line. Ctrl-C stops an answer.",
+    "To send a message that starts with /, write // there.",
+)
 _SHOWN = 60  # characters of a question that a remark quotes
 
 
@@ -99,7 +103,12 @@ class ChatControl:
 
     def _retry(self, text: str) -> Outcome:
         self._no_argument("/retry", text)
-        return self.session.retry()
+        return self._repeated(self.session.retry())
+
+    @staticmethod
+    def _repeated(live: LiveTurn) -> LiveTurn:
+        live.is_repeated = True
+        return live
 
     def _undo(self, text: str) -> Outcome:
         self._no_argument("/undo", text)
@@ -112,7 +121,7 @@ class ChatControl:
             raise InputError(f"/forget takes a number of turns, not {text!r:.40}.")
         n = self.session.forget(int(text) if text else None)
         if refused:
-            live = self.session.ask(refused)
+            live = self._repeated(self.session.ask(refused))
             live.n_forgotten += n
             return live
         return Said(f"dropped the oldest turn{'' if n == 1 else f's, {n}'}; {len(self.session.turns)} left.")
@@ -149,11 +158,7 @@ class ChatControl:
         rows = [(f"{c.name} {c.arguments}".strip(), c.summary) for c in COMMANDS]
         width = max(len(left) for left, _ in rows)
         lines = [f"{left:<{width}}  {summary}" for left, summary in rows]
-        keys = (
-            "Alt+Enter, or \\ at the end of a line, starts a new line. Ctrl-C stops an answer. A message that starts "
-            "with / is sent with //."
-        )
-        return Said("\n".join([*lines, keys]))
+        return Said("\n".join([*lines, *_KEYS]))
 
     def _exit(self, _text: str) -> Outcome:
         return Left()

@@ -19,6 +19,7 @@ from pa_lite.engine.resident_models import ResidentOptions
 from pa_lite.engine.scheduler import SchedulerOptions
 from pa_lite.errors import InputError
 from pa_lite.merging.lams import read_lams
+from pa_lite.progress import Progress
 from pa_lite.serving.conversation_session import distinct_lams
 from pa_lite.serving.host import LENGTH, Host, open_host
 from pa_lite.serving.live_answers import ChatAnswer, LiveComparison
@@ -107,10 +108,12 @@ def open_comparisons(
     weight_type: str,
     max_memory: int = 0,
     extrapolate: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[LiveComparisons]:
     """Load a pair at as many of the lams as fit in memory, and start the answers.
 
-    Raises InputError, before anything is loaded, for bad lams and no questions, and what `open_host` raises.
+    `progress` gets the bytes of a download. Raises InputError, before anything is loaded, for bad lams and no
+    questions, and what `open_host` raises.
     """
     chosen = read_lams(lams, extrapolate)
     if not questions or not chosen:
@@ -122,7 +125,7 @@ def open_comparisons(
         max_memory=max_memory, models=len(chosen), extrapolate=extrapolate,
         scheduler=SchedulerOptions(parallel=min(len(questions), _PARALLEL), length=length),
     )  # fmt: skip
-    with open_host(ModelRef(pair=pair, lam=chosen[0]), residents, engine, weight_type) as host:
+    with open_host(ModelRef(pair=pair, lam=chosen[0]), residents, engine, weight_type, progress) as host:
         live = LiveComparisons(host, questions, chosen, options, chat, weight_type)
         try:
             yield live

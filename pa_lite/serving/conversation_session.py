@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 from pa_lite.engine.answers import Piece
@@ -31,8 +31,8 @@ class ContextFullError(InputError):
 
     def __init__(self, n_prompt: int, length: int, n_oldest: int) -> None:
         super().__init__(
-            f"the conversation with this message has {n_prompt} tokens; with its answer it exceeds the context of "
-            f"{length}. /forget drops the {_oldest(n_oldest)} and asks again, /clear drops all."
+            f"the context is full: {n_prompt} of {length} tokens with this message, and no room for the answer. "
+            f"/forget drops the {_oldest(n_oldest)} and asks again."
         )
         self.n_oldest = n_oldest
 
@@ -44,8 +44,8 @@ def _oldest(n: int) -> str:
 class LiveTurn:
     """An answer of the chat while it is generated. Reading its pieces to the end adds the turn to the conversation.
 
-    If the reader ends before, the answer is stopped, and what there is of it stays in the conversation. A turn that
-    fails, or is stopped before its text starts, is not added.
+    If the reader ends before, the answer is stopped, and what there is of it stays in the conversation; `rest` is what
+    was not read. A turn that fails, or is stopped before its text starts, is not added.
     """
 
     def __init__(
@@ -54,14 +54,16 @@ class LiveTurn:
         """Wrap a started answer; `on_end` adds the turn. `n_forgotten` turns were dropped to make room."""
         self.question, self.answer, self.n_forgotten = question, answer, n_forgotten
         self.turn: ChatTurn | None = None
+        self.rest = Piece()
+        self.is_repeated = False  # whether the question was not typed just now
         self._on_end = on_end
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Generator[Piece, None, None]:
         """Yield the pieces as they come. Raises the error if the answer failed."""
         try:
             yield from self.answer.pieces()
         finally:
-            self.answer.stop()
+            self.rest = self.answer.stop()
             self.turn = self._on_end(self)
 
 
@@ -232,6 +234,8 @@ class ChatSession:
 
         Raises InputError without a turn, for a model from a file, and for a bad or duplicate lam.
         """
+        if not self.host.is_pair:
+            raise InputError(f"{self.host.name}: the lam of a GGUF file is fixed; only a pair can be compared.")
         last = self._last("there is no question to compare")
         chosen = distinct_lams(self.host, lams)
         kept = self.turns.pop()

@@ -25,6 +25,7 @@ from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
 from pa_lite.engine.runner import Runner
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress
 from pa_lite.untrusted.sandbox import LimitedProcess
 
 LENGTH = 8192  # tokens of a conversation, by default; fewer if the model was trained on fewer
@@ -148,14 +149,15 @@ def open_host(
     residents: ResidentOptions | None = None,
     engine: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
+    progress: Progress | None = None,
 ) -> Iterator[Host]:
     """Load a model, or a pair at the lam where requests start by default, and host it until the end of the block.
 
-    Raises what `open_scheduled` raises.
+    `progress` gets the bytes of a download. Raises what `open_scheduled` raises.
     """
     reference = resolve_model(model)
     name = reference.pair.name if reference.pair is not None else generator_name(str(reference))
-    with open_scheduled(reference, residents, engine, weight_type) as models:
+    with open_scheduled(reference, residents, engine, weight_type, progress) as models:
         host = Host(models, name)
         try:
             yield host

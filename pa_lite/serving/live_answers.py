@@ -67,6 +67,11 @@ class LiveAnswer:
         """The text that was read so far."""
         return "".join(self._text)
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether there is reasoning so far, and no text."""
+        return any(self._reasoning) and not any(self._text)
+
     def _read(self, piece: Piece) -> Piece:
         text = self._stripped.add(piece.text)
         self._text.append(text)
@@ -87,12 +92,12 @@ class LiveAnswer:
             if not self._is_stopped:
                 raise
 
-    def stop(self) -> None:
-        """Stop the answer, and read what is left of it. Does nothing to one that is done."""
+    def stop(self) -> Piece:
+        """Stop the answer, unless it is done, and return what was not read of it."""
         if not self._answer.is_done:
             self._is_stopped = True
             self._answer.cancel()
-        self.take()
+        return self.take()
 
     def result(self) -> ChatAnswer:
         """Return the answer, complete or stopped, waiting for its end. Raises the error if it failed."""
