@@ -138,3 +138,21 @@ class AnswerText:
         return Generation(
             text=self._answer.text(), n_tokens=n_tokens, ended=reason == "end", reason=reason, reasoning=reasoning
         )
+
+
+class StrippedText:
+    """Text that arrives in pieces, without white space at both ends of the whole."""
+
+    def __init__(self) -> None:
+        self._held, self._has_started = "", False
+
+    def add(self, text: str) -> str:
+        """Append a piece; return what is new and cannot be at the end of the whole as white space."""
+        held = self._held + text
+        held = held if self._has_started else held.lstrip()
+        shown = held.rstrip()
+        if not shown:
+            self._held = held
+            return ""
+        self._has_started, self._held = True, held[len(shown) :]
+        return shown

@@ -49,6 +49,13 @@ class FixedModel:
         """No lams: the model cannot move."""
         return []
 
+    def rounded(self, lam: float | str) -> float:
+        """Raise InputError: the model cannot move."""
+        raise self._fixed(lam)
+
+    def _fixed(self, lam: float | str) -> InputError:
+        return InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+
     @property
     def n_waiting(self) -> int:
         """The number of requests that wait for a free sequence."""
@@ -98,7 +105,7 @@ class FixedModel:
 
     def _refuse(self, lam: float | str | None) -> None:
         if lam is not None:
-            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+            raise self._fixed(lam)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """Let an interrupt stop a running batch; see `Scheduler.interruptible`."""

@@ -108,7 +108,7 @@ class ResidentModels:
         self._changed = threading.Event()  # since the last decisions
         self._is_closed = False
         self._mover = ThreadPoolExecutor(1, "pa-lite mover")
-        self.default_lam = self._rounded(lam)
+        self.default_lam = self.rounded(lam)
         first = _Resident()
         self._residents = [first]
         limit = check_weights(plan, self.options.max_memory, self._engine)
@@ -142,7 +142,8 @@ class ResidentModels:
             for resident in self._residents:
                 resident.close()
 
-    def _rounded(self, lam: float | str) -> float:
+    def rounded(self, lam: float | str) -> float:
+        """Return a lam as models have it: with two decimals. Raises InputError for a lam that is not allowed."""
         return round(read_lam(lam, self.options.extrapolate), 2) + 0.0  # -0.0 becomes 0.0
 
     @property
@@ -232,7 +233,7 @@ class ResidentModels:
         return job
 
     def _enqueue(self, work: Answer | ScoringJob, lam: float | str | None) -> None:
-        work.lam = chosen = self.default_lam if lam is None else self._rounded(lam)
+        work.lam = chosen = self.default_lam if lam is None else self.rounded(lam)
         with self._lock:
             if self._is_closed:
                 raise EngineError(f"{self.name}: the models were closed.")
