@@ -106,8 +106,9 @@ class ResidentModels:
         self._reloading = threading.RLock()
         self._changed = threading.Event()  # since the last decisions
         self._is_closed = False
+        self.n_moves = 0  # of models from one lam to another
         self._mover = ThreadPoolExecutor(1, "pa-lite mover")
-        self.default_lam = self._rounded(lam)
+        self.default_lam = self.rounded(lam)
         first = _Resident()
         self._residents = [first]
         limit = check_weights(plan, self.options.max_memory, self._engine)
@@ -141,7 +142,8 @@ class ResidentModels:
             for resident in self._residents:
                 resident.close()
 
-    def _rounded(self, lam: float | str) -> float:
+    def rounded(self, lam: float | str) -> float:
+        """Return the lam of the model that answers requests for `lam`. Raises InputError for a bad one."""
         return round(read_lam(lam, self.options.extrapolate), 2) + 0.0  # -0.0 becomes 0.0
 
     @property
@@ -154,6 +156,11 @@ class ResidentModels:
         """The lams of the models that are in memory, the last used one first."""
         present = [r for r in self._residents if r.lam is not None and r.moving_to is None]
         return [r.lam for r in sorted(present, key=lambda r: -r.used) if r.lam is not None]
+
+    @property
+    def lams_to_come(self) -> list[float]:
+        """The lams to which models are being moved now."""
+        return [lam for r in self._residents if (lam := r.moving_to) is not None]
 
     @property
     def n_models(self) -> int:
@@ -209,7 +216,7 @@ class ResidentModels:
         allow it), for a prompt without tokens, and for one that with its limit exceeds `length`; EngineError after
         `close`.
         """
-        chosen = self.default_lam if lam is None else self._rounded(lam)
+        chosen = self.default_lam if lam is None else self.rounded(lam)
         check_request(request, self.length, self.name)
         answer = Answer(request, on_change, streams)
         answer.lam = chosen
@@ -309,6 +316,7 @@ class ResidentModels:
             resident.move = resident.moving_to = None
             resident.used = time.monotonic()
             if error is None:
+                self.n_moves += resident.lam is not None
                 resident.lam, resident.since = lam, resident.used
             else:
                 assert lam is not None
