@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pa_lite.engine.answer_text import Generation
 from pa_lite.engine.generation_options import GenerationOptions
+from pa_lite.engine.pending import Pending
 from pa_lite.engine.reasoning import ReasoningFormat
-from pa_lite.errors import CancelledError, EngineError, PaLiteError
-
-_log = logging.getLogger(__name__)
+from pa_lite.errors import EngineError, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +57,14 @@ class Piece:
         return bool(self.text or self.reasoning or self.logprobs)
 
 
-class Answer:
+class Answer(Pending[Generation]):
     """The answer to one request. Any thread may read or cancel it; a scheduler writes it.
 
-    `n_reused` is the number of the prompt's tokens that were not decoded again, `lam` the lam of the model, and `label`
-    its name. The three are known once the answer has started (None and "" before).
+    `n_reused` is the number of the prompt's tokens that were not decoded again (None before the answer has started).
+    Pieces may be left to take when it is done.
     """
+
+    what = "the answer"
 
     def __init__(
         self, request: GenerationRequest, on_change: Callable[[], None] | None = None, streams: bool = True
@@ -76,44 +74,15 @@ class Answer:
         `on_change` is called in the scheduler's thread, without locks, after new pieces and at the end; it must be
         quick. An answer that does not stream has at most one piece, at its end.
         """
+        super().__init__(on_change)
         self.request, self.streams = request, streams
         self.n_reused: int | None = None
-        self.lam: float | None = None
-        self.label = ""
-        self._on_change = on_change
-        self._on_cancel: Callable[[], None] | None = None
-        self._lock = threading.Lock()
-        self._changed: threading.Event | None = None  # made by the first reader that waits
         self._pieces: list[Piece] = []
-        self._result: Generation | None = None
-        self._error: PaLiteError | None = None
 
     @property
     def n_prompt(self) -> int:
         """The number of tokens in the prompt."""
         return len(self.request.prompt)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the answer is complete, cancelled or failed. Pieces may be left to take."""
-        return self._result is not None or self._error is not None
-
-    @property
-    def error(self) -> PaLiteError | None:
-        """The error of an answer that was cancelled or failed, else None."""
-        return self._error
-
-    def cancel(self) -> None:
-        """Stop the answer at the next step, unless it is done."""
-        self.fail(CancelledError("the answer was cancelled."))
-        if self._on_cancel is not None:
-            self._on_cancel()
-
-    def watch(self, on_cancel: Callable[[], None]) -> None:
-        """Have `on_cancel` called after a cancellation, at once if it was before. For schedulers."""
-        self._on_cancel = on_cancel
-        if self.is_done:
-            on_cancel()
 
     def take(self) -> Piece:
         """Return all that is new since the last call, without waiting; an empty piece if nothing is."""
@@ -143,36 +112,6 @@ class Answer:
                 self.result()
                 return
 
-    def result(self, timeout: float | None = None) -> Generation:
-        """Return the complete answer, waiting for another thread to generate it.
-
-        Raises CancelledError if it was cancelled, the error if it failed, EngineError after `timeout` seconds.
-        """
-        if not self._wait(lambda: self.is_done, timeout):
-            raise EngineError(f"the answer is not complete after {timeout:g} seconds.")
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def _wait(self, is_ready: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `is_ready` returns true; return False after `timeout` seconds."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while not is_ready():
-            with self._lock:
-                if is_ready():
-                    break
-                changed = self._changed = self._changed or threading.Event()
-                changed.clear()
-            if not changed.wait(None if end is None else max(0.0, end - time.monotonic())):
-                return is_ready()
-        return True
-
-    def _note_change(self) -> None:
-        """Wake the readers that wait. The lock is held."""
-        if self._changed is not None:
-            self._changed.set()
-
     def add(self, piece: Piece) -> None:
         """Append a piece. For schedulers."""
         with self._lock:
@@ -185,29 +124,23 @@ class Answer:
     def finish(self, result: Generation, piece: Piece) -> None:
         """Complete the answer with its last piece. For schedulers."""
         with self._lock:
-            if self.is_done:
-                return
-            if piece:
+            if piece and not self.is_done:
                 self._pieces.append(piece)
-            self._result = result
-            self._note_change()
-        self._notify()
+        self.complete(result)
 
-    def fail(self, error: PaLiteError) -> None:
-        """End the answer with an error, unless it is done. For schedulers."""
-        with self._lock:
-            if self.is_done:
-                return
-            self._error = error
-            self._note_change()
-        self._notify()
 
-    def _notify(self) -> None:
-        if self._on_change is None:
-            return
-        try:
-            self._on_change()
-        except Exception:  # noqa: BLE001 - the reader is gone, for example its event loop is closed
-            _log.debug("a reader of an answer failed", exc_info=True)
-            self._on_change = None
-            self.cancel()
+def check_request(request: GenerationRequest, length: int, model: str) -> None:
+    """Raise InputError for a prompt without tokens, or one that with its limit exceeds a length."""
+    n, limit = len(request.prompt), request.options.max_tokens
+    if not n:
+        raise InputError("the prompt has no tokens.")
+    if n + limit > length:
+        raise too_long(model, "the prompt", n, limit, length)
+
+
+def too_long(model: str, name: str, n: int, limit: int, length: int) -> InputError:
+    """Return the error for a prompt of n tokens that with `limit` new ones exceeds the length of a model's context."""
+    return InputError(
+        f"{name} has {n} tokens; with {limit} new ones they exceed the context of "
+        f"{model}, {length} tokens. Use a smaller --max-tokens or leave the prompt out."
+    )

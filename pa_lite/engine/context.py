@@ -113,7 +113,7 @@ class Context:
 
     def normalise(self, rows: FloatArray) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Return, for each row of logits, ln(sum(exp(logits))) in nats and the most likely token."""
-        best = np.array([row.argmax() for row in rows])
+        best = np.array([row.argmax() for row in rows], np.int64)
         return np.array([self.log_normaliser(row) for row in rows]), best
 
     def log_normaliser(self, logits: FloatArray) -> float:

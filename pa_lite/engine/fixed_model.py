@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pa_lite.engine.answers import Answer, GenerationRequest
 from pa_lite.engine.model import Model
+from pa_lite.engine.prompt_scores import ScoringJob
 from pa_lite.engine.resident_memory import ResidentPlan
 from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, Step
 from pa_lite.errors import EngineError, InputError
@@ -90,9 +91,23 @@ class FixedModel:
         streams: bool = True,
     ) -> Answer:
         """Add a request; see `Scheduler.submit`. Raises InputError for a lam as well."""
+        self._refuse(lam)
+        return self._scheduler.submit(request, on_change, streams)
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n_top: int = 0,
+        lam: float | str | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> ScoringJob:
+        """Add prompts to score; see `Scheduler.score`. Raises InputError for a lam as well."""
+        self._refuse(lam)
+        return self._scheduler.score(prompts, n_top, on_change)
+
+    def _refuse(self, lam: float | str | None) -> None:
         if lam is not None:
             raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
-        return self._scheduler.submit(request, on_change, streams)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """Let an interrupt stop a running batch; see `Scheduler.interruptible`."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pa_lite.engine.answer_text import Generation
-from pa_lite.engine.answers import Answer, GenerationRequest
+from pa_lite.engine.answers import Answer, GenerationRequest, too_long
 from pa_lite.engine.generation_options import MAX_PARALLEL, GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import ReasoningFormat
-from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, too_long
+from pa_lite.engine.scheduler import Scheduler, SchedulerOptions
 from pa_lite.errors import InputError
 from pa_lite.progress import Progress
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Generator
 
 from pa_lite.engine.answer_text import Generation
-from pa_lite.engine.answers import GenerationRequest, Piece
+from pa_lite.engine.answers import GenerationRequest, Piece, too_long
 from pa_lite.engine.model import Model
-from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, too_long
+from pa_lite.engine.scheduler import Scheduler, SchedulerOptions
 from pa_lite.errors import EngineError
 
 _LEAST = 1024  # tokens of the first context

@@ -11,17 +11,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pa_lite.engine.answers import Answer, GenerationRequest
+from pa_lite.engine.answers import Answer, GenerationRequest, check_request
 from pa_lite.engine.in_memory import InMemoryModel
 from pa_lite.engine.lam_queue import LamQueue, ModelState
 from pa_lite.engine.model import Model
 from pa_lite.engine.options import EngineOptions
+from pa_lite.engine.prompt_scores import ScoringJob, check_prompts
 from pa_lite.engine.resident_memory import ResidentPlan, check_weights, plan_residents
-from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, Step, check_request
+from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, Step
 from pa_lite.errors import EngineError, InputError, PaLiteError
 from pa_lite.merging.lams import read_lam
 from pa_lite.merging.plan import MergePlan
@@ -101,7 +102,7 @@ class ResidentModels:
         self._plan, self._engine, self.name = plan, engine or EngineOptions(), name or plan.instruct.name
         self.options = options or ResidentOptions()
         self.wake: Callable[[], None] | None = None  # for a runner that sleeps
-        self._queue: LamQueue[Answer] = LamQueue(self.options.max_wait)
+        self._queue: LamQueue[Answer | ScoringJob] = LamQueue(self.options.max_wait)
         self._lock, self._stepping = threading.Lock(), threading.RLock()
         self._reloading = threading.RLock()
         self._changed = threading.Event()  # since the last decisions
@@ -216,17 +217,35 @@ class ResidentModels:
         allow it), for a prompt without tokens, and for one that with its limit exceeds `length`; EngineError after
         `close`.
         """
-        chosen = self.default_lam if lam is None else self.rounded(lam)
         check_request(request, self.length, self.name)
         answer = Answer(request, on_change, streams)
-        answer.lam = chosen
+        self._enqueue(answer, lam)
+        return answer
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n_top: int = 0,
+        lam: float | str | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> ScoringJob:
+        """Add prompts (token ids) whose tokens the model at `lam` is to score, and return the job at once.
+
+        Raises as `submit` does; a prompt may have up to `length` tokens.
+        """
+        check_prompts(prompts, self.length, self.name)
+        job = ScoringJob(prompts, n_top, on_change)
+        self._enqueue(job, lam)
+        return job
+
+    def _enqueue(self, work: Answer | ScoringJob, lam: float | str | None) -> None:
+        work.lam = chosen = self.default_lam if lam is None else self.rounded(lam)
         with self._lock:
             if self._is_closed:
                 raise EngineError(f"{self.name}: the models were closed.")
-            self._queue.add(answer, chosen)
-        answer.watch(self._note)
+            self._queue.add(work, chosen)
+        work.watch(self._note)
         self._note()
-        return answer
 
     def _note(self) -> None:
         self._changed.set()
@@ -256,7 +275,7 @@ class ResidentModels:
                     step = scheduler.step()
                 ended += step.ended
                 n_tokens += step.n_tokens
-                if step.ended:
+                if step.ended or step.scored:
                     self._note_ended(scheduler)
             if not busy and any(r.move is not None for r in self._residents):
                 self._changed.wait(_LOOK)
@@ -283,7 +302,7 @@ class ResidentModels:
             resident.moving_to = lam
             resident.move = self._mover.submit(self._bring, resident, lam)
             resident.move.add_done_callback(lambda _: self._note())
-        return gone
+        return [work for work in gone if isinstance(work, Answer)]
 
     def _bring(self, resident: _Resident, lam: float, max_memory: int = 0) -> None:
         """Bring a model to a lam: open it, move it, or load it again on a GPU."""
@@ -343,7 +362,7 @@ class ResidentModels:
             failed = self._queue.remove_lam(lam)
         for answer in failed:
             answer.fail(error)
-        return failed
+        return [work for work in failed if isinstance(work, Answer)]
 
     def abandon(self, error: EngineError) -> None:
         """Fail all answers and drop all tokens, after an error that may have left them in an unknown state."""

@@ -4,6 +4,7 @@ The work is done in steps. A step first gives free sequences of the cache to wai
 batch: the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt
 delays running answers only a little. Then every sequence whose tokens are all decoded gets its next token, and an
 answer that has ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
+Prompts to score (`pa_lite.engine.prompt_scores`) get a batch of their own after each of these.
 
 `submit`, and everything of an `Answer`, may be called from any thread; one thread at a time steps.
 """
@@ -20,11 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pa_lite.engine.answers import Answer, GenerationRequest
+from pa_lite.engine.answers import Answer, GenerationRequest, check_request
 from pa_lite.engine.context_memory import CELL_STEP, ContextSize, fewer_sequences, first_that_fits, needs, shrinking
 from pa_lite.engine.generation_options import MAX_PARALLEL
 from pa_lite.engine.interrupts import ends_on_interrupt
 from pa_lite.engine.model import Model
+from pa_lite.engine.prompt_scores import PromptScorer, ScoringJob, check_prompts
 from pa_lite.engine.sequences import WORTH, CachedSequence, CachedSequences
 from pa_lite.engine.token_choice import RunningAnswer
 from pa_lite.errors import EngineError, InputError, PaLiteError, StoppedError
@@ -58,10 +60,14 @@ class SchedulerOptions:
 
 
 class Step(NamedTuple):
-    """What a step did: the answers that it ended, failed and cancelled ones included, and the tokens that it chose."""
+    """What a step did: the answers that it ended, failed and cancelled ones included, and the tokens that it chose.
+
+    `scored` are the scoring jobs that it ended.
+    """
 
     ended: Sequence[Answer]
     n_tokens: int
+    scored: Sequence[ScoringJob] = ()
 
 
 def context_sizes(model: Model, parallel: int, length: int) -> list[ContextSize]:
@@ -114,6 +120,7 @@ class Scheduler:
         self._lock = threading.Lock()  # of the waiting requests
         self._stepping = threading.RLock()
         self._waiting: deque[Answer] = deque()
+        self._scorer, self._jobs = PromptScorer(model), list[ScoringJob]()  # jobs that the scorer does not have yet
         self._pieces: dict[int, bytes] = {}
         self._is_closed = self._has_cancelled = False
         self.wake: Callable[[], None] | None = None  # for a runner that sleeps
@@ -145,43 +152,58 @@ class Scheduler:
         with self._stepping:
             with self._lock:
                 self._is_closed = True
-            for answer in self.answers:
-                answer.cancel()
+            for work in self._unfinished():
+                work.cancel()
             self.drop_ended()
+            self._scorer.close()
             self._closing.close()
 
     def abandon(self, error: EngineError) -> None:
         """Fail all answers and drop all tokens, after an error that may have left them in an unknown state."""
         with self._stepping:
-            for answer in self.answers:
-                answer.fail(error)
+            for work in self._unfinished():
+                work.fail(error)
             self._has_cancelled = True
             self.drop_ended()
+            self._scorer.close()
             self.sequences.forget()
-
-    def check(self, request: GenerationRequest, name: str = "the prompt") -> None:
-        """Raise InputError for a request without tokens, or one that with its limit exceeds a sequence's length."""
-        check_request(request, self.length, self._name, name)
 
     def submit(
         self, request: GenerationRequest, on_change: Callable[[], None] | None = None, streams: bool = True
     ) -> Answer:
         """Add a request to those that wait, and return its answer at once; see `Answer` for `on_change` and `streams`.
 
-        Raises InputError as `check` does, EngineError after `close`.
+        Raises InputError for a request without tokens, or one that with its limit exceeds a sequence's length;
+        EngineError after `close`.
         """
-        self.check(request)
+        check_request(request, self.length, self._name)
         answer = Answer(request, on_change, streams)
         self.add(answer)
         return answer
 
-    def add(self, answer: Answer) -> None:
-        """Add an answer whose request was checked. Raises EngineError after `close`."""
+    def score(
+        self, prompts: Sequence[Sequence[int]], n_top: int = 0, on_change: Callable[[], None] | None = None
+    ) -> ScoringJob:
+        """Add prompts (token ids) whose tokens are to be scored, and return the job at once.
+
+        Raises InputError for a prompt without tokens, or beyond a sequence's length; EngineError after `close`.
+        """
+        check_prompts(prompts, self.length, self._name)
+        job = ScoringJob(prompts, n_top, on_change)
+        self.add(job)
+        return job
+
+    def add(self, work: Answer | ScoringJob) -> None:
+        """Add an answer or a job that was checked. Raises EngineError after `close`."""
         with self._lock:
             if self._is_closed:
                 raise EngineError(f"{self.model.label}: the model was closed.")
-            self._waiting.append(answer)
-        answer.watch(self._note_cancelled)
+            if isinstance(work, Answer):
+                self._waiting.append(work)
+            else:
+                work.lam, work.label = self.lam, self.model.label
+                self._jobs.append(work)
+        work.watch(self._note_cancelled)
         if self.wake is not None:
             self.wake()
 
@@ -196,6 +218,11 @@ class Scheduler:
         with self._lock:
             return [*(s.running.answer for s in self.sequences.running if s.running is not None), *self._waiting]
 
+    def _unfinished(self) -> list[Answer | ScoringJob]:
+        with self._lock:
+            jobs = [*self._scorer.jobs, *self._jobs]
+        return [*self.answers, *jobs]
+
     @property
     def n_waiting(self) -> int:
         """The number of requests that wait for a free sequence."""
@@ -209,7 +236,7 @@ class Scheduler:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self._waiting or self.sequences.running)
+        return bool(self._waiting or self.sequences.running or self._jobs or self._scorer.is_busy)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -231,21 +258,35 @@ class Scheduler:
             ended = self.drop_ended() if self._has_cancelled else []
             if self.sequences.has_gaps or (self._waiting and self.sequences.has_free()):
                 self._start_waiting()
-            running = [s for s in self.sequences.running if s.source is None]
-            if not running:
-                return Step(ended, 0)
-            try:
-                ready = self._decode(running)
-            except StoppedError:
-                raise
-            except EngineError as e:
-                return Step([*ended, *self._fail(running, e)], 0)
-            for sequence, row in ready:
-                if (answer := self._take(sequence, row)) is not None:
-                    ended.append(answer)
-            if self.sequences.has_sources:
-                self.sequences.copy_shared()
-            return Step(ended, len(ready))
+            n_tokens = self._advance(ended)
+            return Step(ended, n_tokens, self._score_batch() if self._jobs or self._scorer.is_busy else ())
+
+    def _advance(self, ended: list[Answer]) -> int:
+        """Decode one batch of running answers; append those that it ended, and return the number of tokens chosen."""
+        running = [s for s in self.sequences.running if s.source is None]
+        if not running:
+            return 0
+        try:
+            ready = self._decode(running)
+        except StoppedError:
+            raise
+        except EngineError as e:
+            ended += self._fail(running, e)
+            return 0
+        for sequence, row in ready:
+            if (answer := self._take(sequence, row)) is not None:
+                ended.append(answer)
+        if self.sequences.has_sources:
+            self.sequences.copy_shared()
+        return len(ready)
+
+    def _score_batch(self) -> list[ScoringJob]:
+        """Decode one batch of prompts to score; return the jobs that it ended."""
+        with self._lock:
+            jobs, self._jobs = self._jobs, []
+            for job in jobs:
+                self._scorer.add(job)
+        return self._scorer.step() if self._scorer.is_busy else []
 
     def forget(self) -> None:
         """Drop the tokens kept for conversations, as after a change of the weights. No answer may be running."""
@@ -262,6 +303,8 @@ class Scheduler:
             with self._lock:
                 ended = [a for a in self._waiting if a.is_done]
                 self._waiting = deque(a for a in self._waiting if not a.is_done)
+                self._jobs = [job for job in self._jobs if not job.is_done]
+                self._scorer.drop_ended()
             for sequence in self.sequences.running:
                 if sequence.running is not None and sequence.running.answer.is_done:
                     ended.append(sequence.running.answer)
@@ -350,20 +393,3 @@ class Scheduler:
             answers.append(sequence.running.answer)
             self.sequences.free(sequence)
         return answers
-
-
-def check_request(request: GenerationRequest, length: int, model: str, name: str = "the prompt") -> None:
-    """Raise InputError for a prompt without tokens, or one that with its limit exceeds a length."""
-    n, limit = len(request.prompt), request.options.max_tokens
-    if not n:
-        raise InputError(f"{name} has no tokens.")
-    if n + limit > length:
-        raise too_long(model, name, n, limit, length)
-
-
-def too_long(model: str, name: str, n: int, limit: int, length: int) -> InputError:
-    """Return the error for a prompt of n tokens that with `limit` new ones exceeds the length of a model's context."""
-    return InputError(
-        f"{name} has {n} tokens; with {limit} new ones they exceed the context of "
-        f"{model}, {length} tokens. Use a smaller --max-tokens or leave the prompt out."
-    )

@@ -19,6 +19,7 @@ from pa_lite.engine.model import Model
 from pa_lite.engine.prefix_tree import SPINE, Batch, BatchLimits, plan_batches
 from pa_lite.engine.requests import Request, make_requests, rolling_requests, truncate
 from pa_lite.errors import EngineError
+from pa_lite.ggml.kernels import FloatArray
 from pa_lite.progress import Progress
 
 __all__ = [
@@ -52,6 +53,25 @@ class Score:
     truncated: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a batch predicted: ln p in nats of `tokens`, each at `positions` (indices) of `requests` (indices).
+
+    `best` are the most likely tokens there. Row `rows[i]` of `logits`, a view until the next batch, is the one for
+    target i, and `normalisers[i]` is its ln(sum(exp(logits))). After the batch, `done` requests are complete.
+    """
+
+    requests: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float64]
+    best: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    logits: FloatArray
+    normalisers: npt.NDArray[np.float64]
+    done: int
+
+
 class Scorer:
     """Scores lists of requests on one context."""
 
@@ -71,15 +91,6 @@ class Scorer:
         more tokens than the context (nothing is cut) or no context token, and for a model that computes NaN;
         KeyboardInterrupt on Ctrl-C, even during a batch.
         """
-        context = self.context
-        self._check(requests)
-        # With a sliding window, a later micro-batch may overwrite cells that have left its sequence's window, although
-        # the next branch still needs them. Within one micro-batch that cannot happen, and cells of the spine are kept
-        # by the spine's sequence.
-        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
-        limits = BatchLimits(
-            tokens=n_tokens, branches=context.n_seq_max - 1, rows=context.n_outputs, cells=context.n_ctx
-        )
         logprobs = np.zeros(len(requests))
         greedy = np.ones(len(requests), np.bool_)
 
@@ -95,17 +106,36 @@ class Scorer:
         # requests become complete in the order of the tree
         order = sorted(range(len(requests)), key=lambda i: requests[i].tokens) if finished else []
         done = 0
-        context.clear()
-        with ends_on_interrupt(context):
-            for batch in plan_batches(requests, limits):
-                self._run(batch, logprobs, greedy)
+        with ends_on_interrupt(self.context):
+            for found in self.predictions(requests):
+                np.add.at(logprobs, found.requests, found.logprobs)
+                np.logical_and.at(greedy, found.requests, found.best == found.tokens)
                 if finished is not None:
-                    for i in order[done : batch.done]:
+                    for i in order[done : found.done]:
                         finished(i, result(i))
-                done = batch.done
+                done = found.done
                 if progress is not None:
                     progress("score", done, len(requests), "requests")
         return [result(i) for i in range(len(requests))]
+
+    def predictions(self, requests: Sequence[Request]) -> Iterator[Predicted]:
+        """Decode batch after batch and yield what each predicted of the requests' continuations.
+
+        Raises what `score` raises. An interrupt between two batches loses nothing but the batches to come.
+        """
+        context = self.context
+        self._check(requests)
+        # With a sliding window, a later micro-batch may overwrite cells that have left its sequence's window, although
+        # the next branch still needs them. Within one micro-batch that cannot happen, and cells of the spine are kept
+        # by the spine's sequence.
+        n_tokens = context.n_ubatch if context.model.n_swa else context.n_batch
+        limits = BatchLimits(
+            tokens=n_tokens, branches=context.n_seq_max - 1, rows=context.n_outputs, cells=context.n_ctx
+        )
+        context.clear()
+        for batch in plan_batches(requests, limits):
+            yield self._run(batch)
+            self._advance(batch)
 
     def _check(self, requests: Sequence[Request]) -> None:
         n_ctx = self.context.n_ctx
@@ -117,21 +147,28 @@ class Scorer:
             if len(r.tokens) - 1 > n_ctx:
                 raise EngineError(f"a request has {len(r.tokens)} tokens, the context holds {n_ctx}. Use fewer shots.")
 
-    def _run(self, batch: Batch, logprobs: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_]) -> None:
-        """Decode a batch, add its targets to the sums, and prepare the spine for the next batch."""
+    def _run(self, batch: Batch) -> Predicted:
+        """Decode a batch and read the logits of its targets."""
         context = self.context
         for branch, shared in enumerate(batch.shared, 1):
             context.share(SPINE, [branch], shared)
         context.decode(batch.tokens, batch.positions, batch.first, batch.last, batch.wanted)
-        if len(batch.target_rows):
-            logits = context.logit_rows(int(batch.wanted.sum()))
-            normalisers, best = context.normalise(logits)
-            rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
-            terms = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
-            if not np.isfinite(terms).all():
-                raise context.broken()
-            np.add.at(logprobs, batch.target_requests, terms)
-            np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
+        n_rows = int(batch.wanted.sum())
+        logits = context.logit_rows(n_rows) if n_rows else np.zeros((0, context.model.n_vocab), np.float32)
+        normalisers, best = context.normalise(logits)
+        rows = (np.cumsum(batch.wanted) - 1)[batch.target_rows]
+        logprobs = logits[rows, batch.target_tokens].astype(np.float64) - normalisers[rows]
+        if not np.isfinite(logprobs).all():
+            raise context.broken()
+        return Predicted(
+            requests=batch.target_requests, positions=batch.positions[batch.target_rows] + 1,
+            tokens=batch.target_tokens, logprobs=logprobs, best=best[rows], rows=rows, logits=logits,
+            normalisers=normalisers[rows], done=batch.done,
+        )  # fmt: skip
+
+    def _advance(self, batch: Batch) -> None:
+        """Prepare the spine for the next batch."""
+        context = self.context
         context.forget(SPINE)
         if batch.keep:
             context.share(len(batch.shared), [SPINE], batch.keep)

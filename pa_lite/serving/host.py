@@ -20,6 +20,7 @@ from pa_lite.engine.fixed_model import FixedModel
 from pa_lite.engine.generation_options import GenerationOptions
 from pa_lite.engine.model_reference import REFERENCE_TYPE, ModelLike, open_scheduled, resolve_model
 from pa_lite.engine.options import EngineOptions
+from pa_lite.engine.prompt_scores import ScoringJob
 from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
 from pa_lite.engine.runner import Runner
@@ -128,6 +129,20 @@ class Host:
             prompt=prompt.tokens, options=chosen, stream=stream, reasoning=prompt.reasoning, logprobs=logprobs
         )
         return self.models.submit(request, lam, on_change, streams)
+
+    def score(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n_top: int = 0,
+        *,
+        lam: float | str | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> ScoringJob:
+        """Queue prompts (token ids) whose tokens are to be scored, with the `n_top` most likely ones; return the job.
+
+        Raises InputError for prompts that are empty or exceed `length`, and for a bad lam.
+        """
+        return self.models.score(prompts, n_top, lam, on_change)
 
     def close(self, wait: float = 0.0) -> None:
         """Cancel all answers and stop; answers have `wait` seconds to become complete. Later calls do nothing."""
