@@ -78,9 +78,13 @@ def to_bytes(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
 
 
-def bad_request(error: PaLiteError, param: str | None = None, code: str | None = None) -> ApiError:
-    """Return the error for a request that cannot be computed because of its values."""
-    return ApiError(400, str(error), param=param, code=code)
+def bad_request(error: PaLiteError, param: str | None = None, hidden: str = "", shown: str = "") -> ApiError:
+    """Return the error for a request that cannot be computed because of its values.
+
+    In the message, `hidden`, such as the path of a file, is replaced by `shown`.
+    """
+    message = str(error)
+    return ApiError(400, message.replace(hidden, shown) if hidden else message, param=param)
 
 
 def internal(error: BaseException | None) -> ApiError:

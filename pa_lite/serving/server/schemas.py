@@ -80,7 +80,7 @@ class StreamOptions(_Fields):
     include_obfuscation: bool = False  # ignored
 
 
-class _Generating(_Fields):
+class GeneratingFields(_Fields):
     """What both kinds of completions have. Without `model`, the served model at its lam answers."""
 
     model: str | None = Field(None, max_length=512)
@@ -111,7 +111,7 @@ class _Generating(_Fields):
         return value
 
     @model_validator(mode="after")
-    def _check(self) -> _Generating:
+    def _check(self) -> GeneratingFields:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed with stream: true.")
         return self
@@ -179,7 +179,7 @@ class ResponseFormat(_Fields):
     type: Literal["text"]
 
 
-class ChatRequest(_Generating):
+class ChatRequest(GeneratingFields):
     """A conversation to continue. `chat_template_kwargs` are variables for the chat template."""
 
     messages: Messages
@@ -245,7 +245,7 @@ Prompts = Annotated[
 ]  # fmt: skip
 
 
-class CompletionRequest(_Generating):
+class CompletionRequest(GeneratingFields):
     """Prompts to continue, without a chat template: one or several texts, or lists of token ids."""
 
     prompt: Prompts
@@ -261,7 +261,7 @@ class CompletionRequest(_Generating):
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 requires echo: true.")
         if (n := len(self.prompt) * (self.n or 1)) > MAX_ANSWERS:
-            raise ValueError(f"{len(self.prompt)} prompts with n = {self.n} are {n} answers; the limit is {MAX_ANSWERS}.")
+            raise ValueError(f"{len(self.prompt)} prompts with n {self.n} are {n} answers; the limit is {MAX_ANSWERS}.")
         return self
 
 

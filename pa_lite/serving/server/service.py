@@ -23,25 +23,25 @@ from pa_lite.serving.server.work import Work, stopping
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A host, its vocabulary, its chat template, and whether that reads `tools`."""
+    """A host, its vocabulary, its chat template, and whether that reads `tools`. `label` names its model in errors."""
 
     host: Host
     vocabulary: Vocabulary
     template: str | None
     takes_tools: bool
+    label: str
 
     @staticmethod
     def of(host: Host) -> Loaded:
         """Read what a host's model has. Takes a moment: a template is parsed in a limited process."""
         with host.models.vocabulary() as model:
-            template = template_of(model)
+            template, label = template_of(model), model.label
         try:
             variables = template_use(template, host.name).variables
         except EngineError:  # each chat request says what is wrong
             variables = frozenset()
-        return Loaded(
-            host=host, vocabulary=Vocabulary(host), template=template, takes_tools="tools" in variables,
-        )  # fmt: skip
+        takes_tools = "tools" in variables
+        return Loaded(host=host, vocabulary=Vocabulary(host), template=template, takes_tools=takes_tools, label=label)
 
 
 class Service:

@@ -18,10 +18,10 @@ class _StrictRequest(Request):
         try:
             return parse_json(await self.body())
         except ValueError as e:
-            raise _NotJson(str(e)) from e
+            raise _InvalidJsonError(str(e)) from e
 
 
-class _NotJson(ApiError):
+class _InvalidJsonError(ApiError):
     def __init__(self, reason: str) -> None:
         super().__init__(400, f"the body is not valid JSON: {reason}.", code="invalid_json")
 
@@ -38,7 +38,7 @@ class StrictRoute(APIRoute):
                 return await handle(_StrictRequest(request.scope, request.receive))
             except Exception as e:
                 # FastAPI replaces errors of parsing by its own, which say nothing
-                if isinstance(e.__cause__, _NotJson):
+                if isinstance(e.__cause__, _InvalidJsonError):
                     raise e.__cause__ from None
                 raise
 

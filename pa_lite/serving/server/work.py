@@ -85,17 +85,29 @@ class Work:
         """Queue prompts whose tokens are scored. Raises the HTTP error 400 for prompts that cannot be."""
         self.scores = _queued(lambda: self.loaded.host.score(prompts, n_top, lam=lam, on_change=self._wake))
 
-    async def changed(self) -> None:
-        """Wait until something is new, or for `PING_SECONDS`. Raises the error with which the work has ended."""
-        ping = asyncio.get_running_loop().call_later(PING_SECONDS, self._changed.set)
+    async def changed(self) -> bool:
+        """Wait until something is new; return False if nothing was for `PING_SECONDS`.
+
+        What came before the last return is not new. Raises the error with which the work has ended.
+        """
+        timed_out = False
+
+        def give_up() -> None:
+            nonlocal timed_out
+            timed_out = not self._changed.is_set()
+            self._changed.set()
+
+        ping = asyncio.get_running_loop().call_later(PING_SECONDS, give_up)
         try:
             await self._changed.wait()
         finally:
             ping.cancel()
         self._changed.clear()
-        self._check()
+        self.check()
+        return not timed_out
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise the error with which the work has ended, if any."""
         if self._end is not None:
             raise self._end
         for job in self._jobs:
@@ -108,7 +120,7 @@ class Work:
         """Wait until all is complete. Raises the error with which the work has ended."""
         while not all(job.is_done for job in self._jobs):
             await self.changed()
-        self._check()
+        self.check()
 
     def note_text(self) -> None:
         """Note that a stream has its first text."""
@@ -116,20 +128,19 @@ class Work:
             self._has_text = True
             self._service.metrics.first_token.add(time.monotonic() - self._begin)
 
-    @property
-    def usage(self) -> dict[str, object]:
-        """The tokens of complete answers, in OpenAI's form; a prompt with several answers counts once."""
-        prompts = {id(a.request.prompt): a.n_prompt for a in self.answers}
-        if not self.answers and self.scores is not None:
-            prompts = dict(enumerate(map(len, self.scores.prompts)))
-        n_prompt, n_answer = sum(prompts.values()), sum(a.result(0).n_tokens for a in self.answers)
+    def usage(self, prompts: Sequence[Sequence[int]], n_answer: int | None = None) -> dict[str, object]:
+        """Return the tokens of prompts and complete answers, in OpenAI's form; each prompt counts once.
+
+        `n_answer` is the number of generated tokens, by default of all answers.
+        """
         cached = {id(a.request.prompt): a.n_reused or 0 for a in reversed(self.answers)}
+        n_prompt = sum(map(len, prompts))
+        if n_answer is None:
+            n_answer = sum(answer.result(0).n_tokens for answer in self.answers)
         return {
-            "prompt_tokens": n_prompt,
-            "completion_tokens": n_answer,
-            "total_tokens": n_prompt + n_answer,
+            "prompt_tokens": n_prompt, "completion_tokens": n_answer, "total_tokens": n_prompt + n_answer,
             "prompt_tokens_details": {"cached_tokens": sum(cached.values())},
-        }
+        }  # fmt: skip
 
     def stop(self, error: Exception) -> None:
         """Cancel everything; who waits gets the error."""
