@@ -4,6 +4,7 @@ python -m tools.bench busy [--model FILE.gguf] [--ways adaptive,all] [--load idl
 python -m tools.bench merge [--size 1b] [--larger 3b] [--repeat 5] [--peers FOLDER] [--only SECTION,...] [--json FILE]
 python -m tools.bench generate [--model FILE.gguf] [--parallel 32] [--max-tokens 128] [--repeat 3] [--json FILE]
 python -m tools.bench score [--model FILE.gguf] [--answers letters|texts] [--items 100] [--repeat 3] [--json FILE]
+python -m tools.bench serve [--llama-server FILE] [--repeat 5] [--json FILE]
 python -m tools.bench study [--model FILE.gguf] [--threads 2] [--repeat 3] [--json FILE]
 
 python -m tools.bench vocabulary [FOLDER ...] [--max-memory 256] [--rounds 3] [--json FILE]
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from pa_lite.errors import PaLiteError
-from tools.bench import busy, generate, merge, score, study, vocabulary
+from tools.bench import busy, generate, merge, score, serve, study, vocabulary
 
 # command -> its module, and what it measures
 COMMANDS = {
@@ -26,6 +27,7 @@ COMMANDS = {
     "generate": (generate, "batched generation, against sequential chat and bare llama.cpp"),
     "merge": (merge, "merging, against the disk, llama.cpp and mergekit"),
     "score": (score, "few-shot scoring, against llama.cpp and llama-cpp-python"),
+    "serve": (serve, "the server, against llama-server; several lams at a time, against one"),
     "study": (study, "a sweep, against separate commands; lams in memory, against files"),
     "vocabulary": (vocabulary, "memory and time of large vocabularies, against --max-memory and the estimate"),
 }

@@ -1,0 +1,1 @@
+"""Campaigns against a running server: many clients, vanishing clients, all requests that its description allows."""
