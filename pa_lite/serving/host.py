@@ -69,11 +69,6 @@ class Host:
         return self.models.rounded(lam)
 
     @property
-    def memory(self) -> str:
-        """The models in memory and what they take, in words."""
-        return self.models.memory.description
-
-    @property
     def is_alive(self) -> bool:
         """Whether the thread that generates runs."""
         return self._runner.is_alive

@@ -153,6 +153,18 @@ class Loading(_Document):
     status: Literal["loading"]
 
 
+class Memory(_Document):
+    """Bytes: of each model its weights and context, of a move, the limit of all (0: none), and what all take."""
+
+    n_models: int
+    weights: int
+    context: int
+    moving: int
+    limit: int
+    total: int
+    description: str
+
+
 class State(_Document):
     """What a page shows."""
 
@@ -166,7 +178,7 @@ class State(_Document):
     moves_reload: bool
     context_length: int
     has_template: bool
-    memory: str
+    memory: Memory
 
 
 class TokenPiece(_Document):

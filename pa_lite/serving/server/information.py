@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -81,11 +82,12 @@ async def state(request: Request) -> Response:
     """Describe the server for a page: model, lams, memory, context."""
     loaded = service_of(request).loaded
     host, found = loaded.host, loaded.host.models
+    memory = {**asdict(found.memory), "total": found.memory.total, "description": found.memory.description}
     return json_response({
         "version": importlib.metadata.version("pa-lite"), "name": host.name, "is_pair": host.is_pair, "lam": host.lam,
         "lams": found.lams, "loading_lams": found.lams_to_come, "models": found.n_models,
         "moves_reload": found.moves_reload, "context_length": host.length,
-        "has_template": loaded.template is not None, "memory": host.memory,
+        "has_template": loaded.template is not None, "memory": memory,
     })  # fmt: skip
 
 

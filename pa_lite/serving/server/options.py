@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pa_lite.engine.generation_options import MAX_PARALLEL
@@ -45,18 +45,19 @@ class ServeOptions:
     server, `allow_origins` the web pages (`https://example.org`) whose scripts may use it.
 
     Up to `parallel` answers of each model run at a time, and up to `queue` further requests wait. Of a pair, as many
-    models are in memory as `max_memory` allows (bytes, or 8G; 0: half of the free memory). Requests for the lam of a
-    model that is about to move may join it for `max_wait` seconds.
+    models are in memory as `max_memory` allows (bytes, or "8G"; 0: half of the free memory), at most `models` (0: no
+    limit). Requests for the lam of a model that is about to move may join it for `max_wait` seconds.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     parallel: int = 4
     queue: int = 64
     max_memory: int = 0
+    models: int = 0
     max_wait: float = 2.0
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class ServeOptions:
             ("parallel", 1 <= self.parallel <= MAX_PARALLEL, f"from 1 to {MAX_PARALLEL}"),
             ("queue", 0 <= self.queue <= 10_000, "from 0 to 10000"),
             ("max_memory", self.max_memory >= 0, "at least 0"),
+            ("models", self.models >= 0, "at least 0"),
             ("max_wait", 0 <= self.max_wait <= 3600, "from 0 to 3600"),
         ):
             if not holds:

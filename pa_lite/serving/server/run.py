@@ -123,7 +123,7 @@ def running_server(
     options, engine = options or ServeOptions(), engine or EngineOptions()
     service = Service(options)
     residents = ResidentOptions(
-        max_memory=options.max_memory, max_wait=options.max_wait, extrapolate=extrapolate,
+        max_memory=options.max_memory, models=options.models, max_wait=options.max_wait, extrapolate=extrapolate,
         scheduler=SchedulerOptions(parallel=options.parallel, length=engine.n_ctx or LENGTH),
     )  # fmt: skip
     with contextlib.closing(_listener(options.host, options.port)) as listener:

@@ -101,6 +101,7 @@ class GeneratingFields(_Fields):
     logit_bias: dict[str, float] | None = Field(None, max_length=0)
     # ignored
     user: str | None = None
+    cache_prompt: bool | None = None  # of llama.cpp; tokens are always kept for prompts that continue them
 
     @field_validator(*_NEUTRAL, mode="before", check_fields=False)
     @classmethod
