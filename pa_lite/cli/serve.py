@@ -98,6 +98,7 @@ def show_server(server: RunningServer, has_key: bool) -> None:
     tell(host.models.memory.description, err=True)
     if host.models.moves_reload:
         tell("note: weights are on a GPU: a move to a lam that is not in memory loads the model again.", err=True)
-    body = json.dumps({"model": host.name, "messages": [{"role": "user", "content": "What does Tobi do?"}]})
+    question = "What does Tobi do?" if host.name == "demo" else "What is the capital of France?"
+    body = json.dumps({"model": host.name, "messages": [{"role": "user", "content": question}]})
     key = ' -H "Authorization: Bearer $PA_LITE_API_KEY"' if has_key else ""
     show_next(try_it=f"curl {server.url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'")
