@@ -29,6 +29,7 @@ from pa_lite.cli import (
     merge,
     pairs,
     search,
+    serve,
     study,
     tasks,
 )
@@ -71,7 +72,7 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
-    chat.chat, generate.generate, compare.compare, follow.follow, judge.judge, judge.winrate, study.sweep,
+    chat.chat, generate.generate, compare.compare, serve.serve, follow.follow, judge.judge, judge.winrate, study.sweep,
     search.search, study.report, study.demo, doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)

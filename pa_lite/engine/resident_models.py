@@ -107,6 +107,7 @@ class ResidentModels:
         self._reloading = threading.RLock()
         self._changed = threading.Event()  # since the last decisions
         self._is_closed = False
+        self.n_moves = 0  # of models from one lam to another
         self._mover = ThreadPoolExecutor(1, "pa-lite mover")
         self.default_lam = self.rounded(lam)
         first = _Resident()
@@ -156,6 +157,11 @@ class ResidentModels:
         """The lams of the models that are in memory, the last used one first."""
         present = [r for r in self._residents if r.lam is not None and r.moving_to is None]
         return [r.lam for r in sorted(present, key=lambda r: -r.used) if r.lam is not None]
+
+    @property
+    def lams_to_come(self) -> list[float]:
+        """The lams to which models are being moved now."""
+        return [lam for r in self._residents if (lam := r.moving_to) is not None]
 
     @property
     def n_models(self) -> int:
@@ -329,6 +335,7 @@ class ResidentModels:
             resident.move = resident.moving_to = None
             resident.used = time.monotonic()
             if error is None:
+                self.n_moves += resident.lam is not None
                 resident.lam, resident.since = lam, resident.used
             else:
                 assert lam is not None
