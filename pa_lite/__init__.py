@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pa_lite.api.models import GenerationOptions as GenerationOptions
     from pa_lite.api.models import LoadedModel as LoadedModel
     from pa_lite.api.models import Output as Output
+    from pa_lite.api.models import OutputPiece as OutputPiece
     from pa_lite.api.models import Prompt as Prompt
     from pa_lite.api.models import ScoreOptions as ScoreOptions
     from pa_lite.api.models import SuiteResult as SuiteResult
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
+    from pa_lite.api.serving import ChatAnswer as ChatAnswer
+    from pa_lite.api.serving import Compared as Compared
+    from pa_lite.api.serving import ComparedQuestion as ComparedQuestion
+    from pa_lite.api.serving import compare as compare
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -81,10 +86,11 @@ _NAMES = {
     "judging": ("JudgeOptions", "Judging", "WinRate", "judge", "win_rate"),
     "merging": ("Diff", "MergeOptions", "PlanOptions", "Preview", "diff", "merge", "preview"),
     "models": (
-        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult",
-        "Written", "load", "load_prompts",
+        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "OutputPiece", "Prompt", "ScoreOptions",
+        "SuiteResult", "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
+    "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
@@ -95,13 +101,13 @@ _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() fo
 _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
-    "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
-    "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
-    "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
-    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
-    "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair", "search", "sweep",
-    "win_rate",
+    "BestLam", "ChatAnswer", "ChatOptions", "ChatReply", "ChatStream", "Compared", "ComparedQuestion", "DemoResult",
+    "Diff", "EngineOptions", "Estimate", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection",
+    "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Output", "OutputPiece", "PaLiteError",
+    "Pair", "PlanOptions", "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions",
+    "SearchResult", "Study", "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "compare",
+    "demo", "diff", "harness", "inspect", "judge", "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep",
+    "preview", "remove_pair", "search", "sweep", "win_rate",
 ]  # fmt: skip
 
 
