@@ -53,6 +53,7 @@ class WordWrap:
     def __init__(self, width: int) -> None:
         self._width, self._column = width, 0
         self._spaces, self._word = "", ""
+        self._is_split = False  # whether the start of the word was shown, as it is longer than a line
         self._line_start = ""  # the first characters of the current line
         self._in_code = False
 
@@ -65,26 +66,32 @@ class WordWrap:
         return self._flush()
 
     def _take(self, character: str) -> str:
-        if character == "\n":
-            shown = self._flush() + "\n"
+        if character in "\n \t":
+            shown = self._flush()
+            self._is_split = False
+            if character != "\n":
+                self._spaces += character
+                self._start_line(character)
+                return shown
             if self._line_start.startswith(_FENCE):
                 self._in_code = not self._in_code
             self._column, self._line_start, self._spaces = 0, "", ""
-            return shown
-        if len(self._line_start) < len(_FENCE):
-            self._line_start = (self._line_start + character).lstrip()
-        if character in " \t":
-            shown = self._flush()
-            self._spaces += character
-            return shown
+            return shown + "\n"
+        self._start_line(character)
         if _width_of(character) == 2:  # a script without spaces: lines may break at each character
             shown = self._flush()
             self._word = character
             return shown + self._flush()
         self._word += character
         if _width_of(self._word) > self._width:
-            return self._flush()
+            shown = self._flush()
+            self._is_split = True
+            return shown
         return ""
+
+    def _start_line(self, character: str) -> None:
+        if len(self._line_start) < len(_FENCE):
+            self._line_start = (self._line_start + character).lstrip()
 
     def _flush(self) -> str:
         if not self._word:
@@ -93,7 +100,7 @@ class WordWrap:
         self._spaces = self._word = ""
         gap = sum(_TAB - (self._column + i) % _TAB if c == "\t" else 1 for i, c in enumerate(spaces))
         width = _width_of(word)
-        if self._column and not self._in_code and self._column + gap + width > self._width:
+        if self._column and not (self._in_code or self._is_split) and self._column + gap + width > self._width:
             self._column = width
             return "\n" + word
         self._column += gap + width

@@ -198,7 +198,10 @@ class Chat:
             except KeyboardInterrupt:
                 if self._ending.signal is not None:
                     raise
-                self._say("stopped." if self._editor.has_sent else "Ctrl-D or /exit leaves the chat.")
+                if self._editor.has_sent:
+                    self._say("stopped.")
+                elif not self._editor.dropped:
+                    self._say("Ctrl-D or /exit leaves the chat.")
             except ContextFullError as e:
                 self._say(str(e))
             except PaLiteError as e:
@@ -245,8 +248,8 @@ class Chat:
             click.echo(dim(f"> {one_line(' '.join(live.question.split()))[: terminal_width() - 2]}"))
         if session.lam is not None and session.lam not in session.lams_in_memory:
             click.echo(dim(f"moving to lam {session.lam:g} ..."))
-        with self._stopping(), contextlib.closing(live.pieces()) as pieces:
-            for piece in pieces:
+        with self._stopping(), live:
+            for piece in live.pieces():
                 printer.add(piece)
         printer.add(live.rest)
         if live.turn is not None:

@@ -50,6 +50,8 @@ class Command(Lenient):
         options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
         shown = [(p.name, _plain(record)) for p in options if (record := p.get_help_record(ctx)) is not None]
         subject_of = {name: subject for subject, names in SUBJECTS.items() for name in names}
+        if not any(name == "tasks" for name, _ in shown):
+            subject_of["seed"] = "Sampling"
         if len(shown) <= _LONG:
             subject_of = {}
         for subject in ("Options", *SUBJECTS):

@@ -30,13 +30,16 @@ _TENTHS = [f"{i / 10:g}" for i in range(11)]
 
 
 class LineEditor:
-    """Reads what the user types. `has_sent` says whether the last `read` returned a line."""
+    """Reads what the user types.
+
+    `has_sent` says whether the last `read` returned a line, `dropped` what Ctrl-C or Ctrl-D dropped.
+    """
 
     def __init__(self, control: ChatControl, keeps_history: bool = True) -> None:
         """Edit lines for a session; with `keeps_history` those of earlier chats are in the history."""
         from pa_lite.api.serving import ChatHistory
 
-        self._session, self.has_sent = control.session, False
+        self._session, self.has_sent, self.dropped = control.session, False, ""
         history = _KeptHistory(ChatHistory()) if keeps_history else InMemoryHistory()
         self._prompt: PromptSession[str] = PromptSession(
             history=history, completer=_Commands(control.session), complete_while_typing=True,
@@ -47,9 +50,13 @@ class LineEditor:
 
     def read(self) -> str:
         """Return what was typed. Raises EOFError for Ctrl-D, KeyboardInterrupt for Ctrl-C."""
-        self.has_sent = False
-        with _kept_wakeup():
-            text = self._prompt.prompt(self._message(), handle_sigint=False)
+        self.has_sent, self.dropped = False, ""
+        try:
+            with _kept_wakeup():
+                text = self._prompt.prompt(self._message(), handle_sigint=False)
+        except BaseException:
+            self.dropped = self._prompt.default_buffer.text
+            raise
         self.has_sent = True
         return text
 
@@ -77,7 +84,7 @@ def state_in_words(session: ChatSession, width: int) -> str:
         parts.append(f"lam {session.lam:g}")
     parts.append(f"{session.n_used} of {session.host.length} tokens")
     if session.lams_in_memory:
-        parts.append(f"in memory: {', '.join(f'{lam:g}' for lam in session.lams_in_memory)}")
+        parts.append(f"in memory: {', '.join(f'{lam:g}' for lam in sorted(session.lams_in_memory))}")
     parts.append("/help")
     while len(parts) > 1 and len(" | ".join(parts)) > width - 2:
         parts.pop()

@@ -115,7 +115,7 @@ def model_and_questions(
         return (pair[0], (pair[1], *words)) if is_name else (pair, words)
     if not words:
         raise click.UsageError(f"missing argument '{name}'.")
-    if has_prompts:
+    if has_prompts and not any(re.search(r"\s", word) for word in words[1:]):
         return _one_or_two(words, name), ()
     model, *questions = words
     if questions and Path(model).is_dir() and _is_location(questions[0]):

@@ -174,7 +174,7 @@ def memory_in_words(session: ChatSession) -> str:
     models = session.host.models
     if not isinstance(models, ResidentModels):
         return "one model in memory"
-    lams = ", ".join(f"{lam:g}" for lam in models.lams)
+    lams = ", ".join(f"{lam:g}" for lam in sorted(models.lams))
     n = models.n_models
     return f"in memory: {lams or 'none'} (room for {n} model{'s' * (n != 1)})"
 

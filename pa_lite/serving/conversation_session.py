@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pa_lite.engine.answers import Piece
@@ -42,10 +42,11 @@ def _oldest(n: int) -> str:
 
 
 class LiveTurn:
-    """An answer of the chat while it is generated. Reading its pieces to the end adds the turn to the conversation.
+    """An answer of the chat while it is generated. A context manager.
 
-    If the reader ends before, the answer is stopped, and what there is of it stays in the conversation; `rest` is what
-    was not read. A turn that fails, or is stopped before its text starts, is not added.
+    Reading its pieces to the end adds the turn to the conversation. If the block ends before, the answer is stopped,
+    and what there is of it stays in the conversation; `rest` is what was not read. A turn that fails, or is stopped
+    before its text starts, is not added.
     """
 
     def __init__(
@@ -55,16 +56,29 @@ class LiveTurn:
         self.question, self.answer, self.n_forgotten = question, answer, n_forgotten
         self.turn: ChatTurn | None = None
         self.rest = Piece()
+        self._is_open = True
         self.is_repeated = False  # whether the question was not typed just now
         self._on_end = on_end
 
-    def pieces(self) -> Generator[Piece, None, None]:
+    def __enter__(self) -> LiveTurn:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the turn: stop the answer, unless it is complete. Later calls do nothing."""
+        if self._is_open:
+            self._is_open = False
+            self.rest = self.answer.stop()
+            self.turn = self._on_end(self)
+
+    def pieces(self) -> Iterator[Piece]:
         """Yield the pieces as they come. Raises the error if the answer failed."""
         try:
             yield from self.answer.pieces()
         finally:
-            self.rest = self.answer.stop()
-            self.turn = self._on_end(self)
+            self.close()
 
 
 class ChatSession:

@@ -64,9 +64,9 @@ def write_transcript(
 
     Raises OutputError where the file cannot be written, and without `force` where it exists.
     """
+    check_target(path, force=True)
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path}: exists already. Choose another name.")
-    check_target(path, force=True)
     if path.suffix.lower() in MARKDOWN:
         write_text(path, markdown(name, system, turns))
     else:

@@ -22,8 +22,8 @@ _N = 267  # tokens of the tiny tokenizer
 def write_parrot(folder: Path, parts: Sequence[str], loops: bool = False, context: int = 512, layers: int = 1) -> Path:
     """Write a checkpoint that answers with `parts` and ends its turn, or with `loops` starts again.
 
-    The parts must differ from each other and from the tiny tokenizer's tokens, and be the same for all checkpoints of a pair up to their
-    order: the vocabulary has them in sorted order.
+    The parts must differ from each other and from the tiny tokenizer's tokens. Those of a pair's two checkpoints differ
+    only in their order: the vocabulary has them in sorted order.
     """
     vocab = -(-(_N + len(parts)) // 64) * 64
     config: dict[str, Any] = {
