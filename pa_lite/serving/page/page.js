@@ -8,6 +8,7 @@ let state = null;        // what the server says of its model
 let study = null;        // the curves, if there is a study
 let yOf = null;
 let lams = [0.6];        // one for each column
+let active = 0;          // the column that was moved last
 let turns = [];          // {mode, question, answers: [{lam, text, reasoning, given, fault, note, busy, ...}]}
 let stopping = null;     // stops the running answers
 
@@ -18,13 +19,19 @@ const say = (text) => { $("status").textContent = text; };
 // --- the dial ---
 
 function drawSliders() {
-  $("sliders").replaceChildren(...lams.map((lam, column) => {
+  const ends = node("div", undefined, "ends");
+  ends.setAttribute("aria-hidden", "true");
+  ends.append(node("span", "0 · base model"), node("span", "instruct model · 1"));
+  const line = node("div", undefined, "slider");
+  line.append(ends);
+  $("sliders").replaceChildren(line, ...lams.map((lam, column) => {
     const row = node("div", undefined, `slider col-${column}`);
     const label = node("label", lams.length > 1 ? `${LETTERS[column]} lam ` : "lam ");
     const value = node("output", two(lam));
     const range = node("input");
     Object.assign(range, { type: "range", min: 0, max: 1, step: 0.01, value: lam, id: `lam-${column}` });
     label.htmlFor = range.id;
+    range.setAttribute("aria-valuetext", sentence(lam));
     range.addEventListener("input", () => setLam(column, Number(range.value)));
     label.append(value);
     row.append(label, range);
@@ -34,6 +41,7 @@ function drawSliders() {
 
 function setLam(column, lam) {
   lams[column] = lam;
+  active = column;
   const range = $(`lam-${column}`);
   range.value = lam;
   range.setAttribute("aria-valuetext", sentence(lam));
@@ -59,17 +67,17 @@ function drawDial() {
     line.append("At ", node("b", short(lam)), `: ${sentence(lam)}. `);
     return [line, ...(column + 1 < lams.length ? [node("br")] : [])];
   }));
-  const lam = short(lams[0]);
+  const lam = short(lams[active]);
   $("command").textContent = `pa-lite merge ${state.merge_words} --lam ${lam} -o ${state.name}-${lam}.gguf`;
 }
 
 function drawMarks() {
   const marks = study ? study.marks : [];
-  const all = [{ lam: 0, label: "base" }, ...marks, { lam: 1, label: "instruct" }];
+  const all = [{ lam: 0, label: "base" }, ...marks, { lam: 1, label: "instruct" }].sort((a, b) => a.lam - b.lam);
   $("marks").replaceChildren(...all.map((mark) => {
     const button = node("button", `${short(mark.lam)} · ${mark.label}`, "small");
     button.type = "button";
-    button.addEventListener("click", () => setLam(lams.length - 1, mark.lam));
+    button.addEventListener("click", () => setLam(active, mark.lam));
     return button;
   }));
 }
@@ -77,6 +85,7 @@ function drawMarks() {
 function setColumns(n) {
   const spread = { 1: [lams[0]], 2: [0, 1], 3: [0, state.lam, 1] }[n];
   lams = lams.length === n ? lams : spread;
+  active = n === 3 ? 1 : 0;
   document.querySelector(`input[name=columns][value="${n}"]`).checked = true;
   drawSliders();
   drawDial();
@@ -141,7 +150,7 @@ async function answer(index, column, signal) {
   } finally {
     clearInterval(clock);
     mine.busy = false;
-    const moved = isHere || mine.first === undefined ? "" : `, ${(mine.first / 1000).toFixed(1)} s until the first word, with the move`;
+    const moved = isHere || mine.first === undefined ? "" : `, first word after ${(mine.first / 1000).toFixed(1)} s (a model moved)`;
     mine.note = `${((performance.now() - began) / 1000).toFixed(1)} s${moved}`;
     drawAnswer(index, column);
   }
@@ -201,7 +210,8 @@ async function copy(text, from) {
 
 function fillAnswer(card, turn, index, column) {
   const mine = turn.answers[column];
-  const title = node("h2", mine.lam === null ? state.name : `lam ${two(mine.lam)}`);
+  const letter = turn.answers.length > 1 ? `${LETTERS[column]} · ` : "";
+  const title = node("h2", mine.lam === null ? state.name : `${letter}lam ${two(mine.lam)}`);
   if (!mine.busy) title.append(node("small", mine.note));
   const body = node("div", undefined, "body");
   if (turn.mode === "text") {
@@ -386,7 +396,7 @@ function welcome() {
 async function start() {
   await refresh();
   if (!state) return;
-  $("dial").hidden = $("columns").hidden = !state.is_pair;
+  for (const id of ["dial", "sliders", "columns"]) $(id).hidden = !state.is_pair;
   if (!state.has_template) say("The model has no chat template: questions become 'Instruction: ... Response:'.");
   if (state.is_pair) {
     lams = [state.lam];
