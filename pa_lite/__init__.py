@@ -1,8 +1,9 @@
 """pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
 
 The public API: `merge` writes GGUF files, `load` gives a model that scores, generates, chats and follows instructions,
-`sweep` measures a pair along lam, `search` finds the best lam, `judge` and `win_rate` compare answers. Every function
-raises `PaLiteError` for errors that the caller can fix. Names are imported when they are first used.
+`serve` answers as OpenAI's API, `sweep` measures a pair along lam, `search` finds the best lam, `judge` and `win_rate`
+compare answers. Every function raises `PaLiteError` for errors that the caller can fix. Names are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
+    from pa_lite.api.serving import ServeOptions as ServeOptions
+    from pa_lite.api.serving import serve as serve
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -85,6 +88,7 @@ _NAMES = {
         "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
+    "serving": ("ServeOptions", "serve"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
@@ -98,10 +102,10 @@ __all__ = [
     "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
     "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
     "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
-    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
-    "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair", "search", "sweep",
-    "win_rate",
+    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "ServeOptions", "Study",
+    "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness",
+    "inspect", "judge", "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair",
+    "search", "serve", "sweep", "win_rate",
 ]  # fmt: skip
 
 

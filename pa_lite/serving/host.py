@@ -62,6 +62,12 @@ class Host:
         """The largest number of tokens of a prompt and its answer together."""
         return self.models.length
 
+    def rounded(self, lam: float | str) -> float:
+        """Return the lam of the model that answers requests for `lam`. Raises InputError for a bad one."""
+        if isinstance(self.models, FixedModel):
+            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+        return self.models.rounded(lam)
+
     @property
     def is_alive(self) -> bool:
         """Whether the thread that generates runs."""
