@@ -5,6 +5,7 @@ const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "min_p", "seed"]
 const STORE = "pa-lite";
 
 let state = null;        // what the server says of its model
+let shown = null;        // what the page shows besides: a study, examples, words for commands
 let study = null;        // the curves, if there is a study
 let yOf = null;
 let lams = [0.6];        // one for each column
@@ -68,7 +69,7 @@ function drawDial() {
     return [line, ...(column + 1 < lams.length ? [node("br")] : [])];
   }));
   const lam = short(lams[active]);
-  $("command").textContent = `pa-lite merge ${state.merge_words} --lam ${lam} -o ${state.name}-${lam}.gguf`;
+  $("command").textContent = `pa-lite merge ${shown.pair_words} --lam ${lam} -o ${state.name}-${lam}.gguf`;
 }
 
 function drawMarks() {
@@ -376,7 +377,7 @@ function welcome() {
     ? "The base model is good at learning from examples in the text and does not follow instructions. The instruct model follows them and " +
       "has lost some of that skill. Between the two there are models that do both. Try it:"
     : "Ask something, or let the model continue a text.";
-  $("examples").replaceChildren(...state.examples.map((example) => {
+  $("examples").replaceChildren(...shown.examples.map((example) => {
     const item = node("li");
     const made = node("button", example.title);
     made.type = "button";
@@ -396,11 +397,12 @@ function welcome() {
 async function start() {
   await refresh();
   if (!state) return;
+  shown = await getJson("pa-lite/page");
   for (const id of ["dial", "sliders", "columns"]) $(id).hidden = !state.is_pair;
   if (!state.has_template) say("The model has no chat template: questions become 'Instruction: ... Response:'.");
   if (state.is_pair) {
     lams = [state.lam];
-    study = await getJson("pa-lite/study").catch(() => null);
+    study = shown.study;
     if (study) {
       yOf = drawChart($("chart"), study);
       $("legend").replaceChildren(...study.curves.map((curve, k) => node("span", `${curve.name}, with its 95 % interval`, `key-${k}`)));
