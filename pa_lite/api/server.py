@@ -38,7 +38,7 @@ def running_server(
     except ImportError as e:
         raise _not_installed(e) from e
     reference = starting_reference(model, lam, study, extrapolate)
-    with run(reference, options, engine, model_type(type), extrapolate) as server:
+    with run(reference, options, engine, model_type(type), extrapolate, study) as server:
         yield server
 
 

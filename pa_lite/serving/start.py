@@ -15,6 +15,7 @@ from pa_lite.merging.lams import read_lam
 
 if TYPE_CHECKING:  # statistics are loaded only for a study
     from pa_lite.study.curves import Curves
+    from pa_lite.study.summary import StudySummary
 
 START_LAM = 0.6  # without a study; the paper finds the best lams around it
 _KEEP = 0.95  # the share of instruct's following that the best lam keeps
@@ -64,8 +65,11 @@ def _pair_without_lam(model: PairLike | ModelRef | Path) -> Pair | None:
     return None if isinstance(model, ModelRef | Path) else resolve_pair(model)
 
 
-def _lam_of_study(study: str | Path, pair: Pair) -> float:
-    """Return the lam at which to start by a study of the pair. Raises InputError for a study of another one."""
+def study_of(study: str | Path, pair: Pair) -> StudySummary:
+    """Return the study in a run folder, or in the newest default one of the pair of that name.
+
+    Raises InputError for a study of other checkpoints than the pair's, and what reading a study raises.
+    """
     from pa_lite.study.results import load_study, planned_cells
     from pa_lite.study.run_folders import find_run
     from pa_lite.study.store import read_store
@@ -77,9 +81,15 @@ def _lam_of_study(study: str | Path, pair: Pair) -> float:
     _check_same(folder, found.pair, pair, [sides for sides in measured if any(sides)])
     if schedule:
         _log.warning("%s: was measured with the schedule %s; here every tensor has the same lam.", folder, schedule)
-    if len(found.curves.lams) < 2:
-        raise InputError(f"{folder}: the study has one lam, and a best one requires several. Give a lam instead.")
-    return best_start(found.curves)
+    return found
+
+
+def _lam_of_study(study: str | Path, pair: Pair) -> float:
+    """Return the lam at which to start by a study of the pair. Raises InputError for a study of another one."""
+    curves = study_of(study, pair).curves
+    if len(curves.lams) < 2:
+        raise InputError(f"{study}: the study has one lam, and a best one requires several. Give a lam instead.")
+    return best_start(curves)
 
 
 def best_start(curves: Curves) -> float:

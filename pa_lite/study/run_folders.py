@@ -16,6 +16,13 @@ def default_run(pair: Pair) -> Path:
     return Path(f"{file_name(pair.name)}-study")
 
 
+def newest_run(name: str) -> Path | None:
+    """Return the newest default run folder of the pair of that name; None if there is none."""
+    known = [Path(f"{name}-study"), *([Path(DEMO_FOLDER)] if name == "demo" else [])]
+    found = [each for each in known if (each / FILE).is_file()]
+    return max(found, key=lambda each: (each / FILE).stat().st_mtime) if found else None
+
+
 def find_run(run: str | Path) -> Path:
     """Return the run folder of that name; for a pair's name the newest of its default ones.
 
@@ -24,10 +31,8 @@ def find_run(run: str | Path) -> Path:
     folder = Path(run)
     if isinstance(run, Path) or (folder / FILE).exists():
         return folder
-    known = [Path(f"{run}-study"), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
-    found = [each for each in known if (each / FILE).is_file()]
-    if found:
-        return max(found, key=lambda each: (each / FILE).stat().st_mtime)
+    if (newest := newest_run(str(run))) is not None:
+        return newest
     if folder.exists():
         return folder  # reading it says what is wrong
     here = sorted(str(path.parent) for path in Path().glob(f"*/{FILE}"))

@@ -13,6 +13,7 @@ from starlette.types import Receive
 from pa_lite.engine.chat_template import template_of, template_use
 from pa_lite.errors import EngineError
 from pa_lite.serving.host import Host
+from pa_lite.serving.page.content import PageContent
 from pa_lite.serving.server.errors import ApiError
 from pa_lite.serving.server.metrics import Metrics
 from pa_lite.serving.server.options import ServeOptions
@@ -50,13 +51,15 @@ class Service:
     def __init__(self, options: ServeOptions) -> None:
         """Start without a model."""
         self.options, self.metrics, self.began = options, Metrics(), int(time.time())
+        self.page = PageContent()
         self._loaded: Loaded | None = None
         self._works: set[Work] = set()
         self._is_stopping = False
         self._wakeups: Wakeups | None = None
 
-    def load(self, host: Host) -> None:
-        """Use a host from now on. May be called from any thread."""
+    def load(self, host: Host, page: PageContent | None = None) -> None:
+        """Use a host, and what the page shows of it, from now on. May be called from any thread."""
+        self.page = page or PageContent()
         self._loaded = Loaded.of(host)
 
     @property
