@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.api.server import RunningServer
 from pa_lite.serving.server.descriptions import ChatCompletion
+from pa_lite.serving.server.run import RunningServer
 from tests.support.http_requests import Reply, call
 from tests.support.served import QUESTIONS, Lams, user
 
@@ -241,7 +241,8 @@ def test_values_that_change_nothing_are_accepted(url: str) -> None:
     harmless = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
         "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": [],
-        "tool_choice": "none", "stop": None, "seed": None, "temperature": None, "n": None, "stream": False, "parallel_tool_calls": True,
+        "tool_choice": "none",
+        "stop": None, "seed": None, "temperature": None, "n": None, "stream": False, "parallel_tool_calls": True,
     }  # fmt: skip
     assert content(answer(url, **harmless)) == content(answer(url))
 
