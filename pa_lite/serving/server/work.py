@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.types import Receive
 
@@ -16,18 +16,29 @@ from pa_lite.engine.prompt_scores import ScoringJob
 from pa_lite.errors import CancelledError, InputError, PaLiteError
 from pa_lite.serving.host import Prompt
 from pa_lite.serving.server.errors import ApiError, ClientGone, bad_request, internal
+from pa_lite.serving.server.loaded import Loaded
+from pa_lite.serving.server.metrics import Metrics
 from pa_lite.serving.server.options import PING_SECONDS
-
-if TYPE_CHECKING:
-    from pa_lite.serving.server.service import Loaded, Service
+from pa_lite.serving.server.wakeups import Wakeups
 
 T = TypeVar("T")
+
+
+class Works(Protocol):
+    """What a request's work uses of the service that has all of them."""
+
+    metrics: Metrics
+
+    @property
+    def wakeups(self) -> Wakeups: ...
+
+    def forget(self, work: Work, seconds: float) -> None: ...
 
 
 class Work:
     """The answers and scores of a request. A context manager: its end cancels what is not complete."""
 
-    def __init__(self, service: Service, loaded: Loaded, receive: Receive) -> None:
+    def __init__(self, service: Works, loaded: Loaded, receive: Receive) -> None:
         """Start to watch for the end of the connection; the request's body was received."""
         self._service, self.loaded = service, loaded
         self.answers: list[Answer] = []
