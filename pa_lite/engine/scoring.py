@@ -121,7 +121,7 @@ class Scorer:
     def predictions(self, requests: Sequence[Request]) -> Iterator[Predicted]:
         """Decode batch after batch and yield what each predicted of the requests' continuations.
 
-        Raises what `score` raises. An interrupt between two batches loses nothing but the batches to come.
+        Raises what `score` raises. After an interrupt between two batches, the batches to come are missing.
         """
         context = self.context
         self._check(requests)
