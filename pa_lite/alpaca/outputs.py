@@ -11,7 +11,7 @@ from typing import Any
 from pa_lite.alpaca.journal import Journal, digest, recorded_fact
 from pa_lite.alpaca.prompts import Prompt, read_lines, read_prompts, system_prompts, without_empty
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.engine.answer_text import Generation, StrippedText
+from pa_lite.engine.answer_text import Generation, OuterSpaces
 from pa_lite.engine.answers import Piece
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions, parse_date
@@ -113,10 +113,10 @@ def answer_prompts(
         if on_piece is not None:
             on_piece(OutputPiece(index=missing[k], finish_reason=generation.reason))
 
-    stripped = {i: StrippedText() for i in missing}
+    spaces = {i: OuterSpaces() for i in missing}
 
     def pass_on(k: int, piece: Piece) -> None:
-        text = stripped[missing[k]].add(piece.text)
+        text = spaces[missing[k]].feed(piece.text)
         if on_piece is not None and (text or piece.reasoning):
             on_piece(OutputPiece(index=missing[k], text=text, reasoning=piece.reasoning))
 

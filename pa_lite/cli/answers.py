@@ -38,7 +38,7 @@ def terminal_width() -> int:
 
 
 def dim(text: str) -> str:
-    """Return a text as a remark beside an answer: dimmed, unless NO_COLOR is set."""
+    """Return a text dimmed, unless NO_COLOR is set."""
     return text if os.environ.get("NO_COLOR") else click.style(text, dim=True)
 
 

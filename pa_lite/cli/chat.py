@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from pa_lite.api.serving import ChatControl, ChatSession, LiveTurn, Outcome
     from pa_lite.cli.line_editor import LineEditor
 
-MAX_TOKENS = 1024
 _LONGEST = 1 << 24  # bytes of a message on standard input
 
 
 @command("Chat with a model, at any lam")
 @takes_start
-@samples(max_tokens=MAX_TOKENS)
+@samples(max_tokens=1024)
 @chats
 @loads_a_model
 @RESIDENT_MEMORY
@@ -149,7 +148,7 @@ def _forgotten(n: int) -> str:
 
 
 def show_welcome(session: ChatSession, study: str | None) -> None:
-    """Print what runs, where the lam came from, and how to go on: three lines."""
+    """Print three lines: the model and its lam, how to change it, and the keys."""
     from pa_lite.api.serving import memory_in_words
 
     name = one_line(session.host.name)
@@ -173,7 +172,7 @@ class Chat:
     """The chat on a terminal: reads lines, shows what they lead to, until the user leaves."""
 
     def __init__(self, control: ChatControl, editor: LineEditor, ending: EndSignal) -> None:
-        """`ending` tells a signal that ends the program from Ctrl-C, which only stops an answer."""
+        """Chat through a control. `ending` tells a signal that ends the program from Ctrl-C."""
         self._control, self._editor, self._ending = control, editor, ending
 
     def run(self) -> None:

@@ -107,7 +107,7 @@ class _Columns:
         yield table
 
     def _cell(self, answer: LiveAnswer, console: Console, width: int, most: int | None) -> Text:
-        """Return an answer as far as it is known, and how it ended; at most so many of its last lines."""
+        """Return an answer as far as it is known, and how it ended; of its lines only the last `most`."""
         from rich.text import Text
 
         text, note = plain(answer.text), ""

@@ -48,13 +48,6 @@ class FixedModel:
         """No lams: the model cannot move."""
         return []
 
-    def rounded(self, lam: float | str) -> float:
-        """Raise InputError: the model cannot move."""
-        raise self._fixed(lam)
-
-    def _fixed(self, lam: float | str) -> InputError:
-        return InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
-
     @property
     def n_waiting(self) -> int:
         """The number of requests that wait for a free sequence."""
@@ -89,7 +82,7 @@ class FixedModel:
     ) -> Answer:
         """Add a request; see `Scheduler.submit`. Raises InputError for a lam as well."""
         if lam is not None:
-            raise self._fixed(lam)
+            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
         return self._scheduler.submit(request, on_change, streams)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:

@@ -63,6 +63,12 @@ class Host:
         """The largest number of tokens of a prompt and its answer together."""
         return self.models.length
 
+    def rounded(self, lam: float | str) -> float:
+        """Return the lam of the model that answers requests for `lam`. Raises InputError for a bad one."""
+        if isinstance(self.models, FixedModel):
+            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+        return self.models.rounded(lam)
+
     @property
     def is_alive(self) -> bool:
         """Whether the thread that generates runs."""
@@ -125,7 +131,7 @@ class Host:
 
         Raises InputError for a bad lam and for a model from a file; EngineError if no model can be moved there.
         """
-        chosen = self.models.rounded(lam)
+        chosen = self.rounded(lam)
         if chosen in self.models.lams:
             return None
         started = time.monotonic()

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.cli.chat import MAX_TOKENS
 from tests.support.parrots import write_parrot
 
 if os.name != "posix":
@@ -254,12 +253,6 @@ def test_a_dumb_terminal_works(tmp_path: Path) -> None:
         chat.read("lam 0.6 > ")
         chat.process.send("/exit\r")
         assert chat.end() == 0
-
-
-def test_the_default_limit_of_tokens_is_that_of_the_api() -> None:
-    from pa_lite.api.serving import CHAT_GENERATION
-
-    assert CHAT_GENERATION.max_tokens == MAX_TOKENS
 
 
 def test_commands_and_their_arguments_are_completed() -> None:
