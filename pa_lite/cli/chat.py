@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.answers import AnswerPrinter, dim, is_terminal, note_of, terminal_width
+from pa_lite.cli.answers import AnswerPrinter, note_of
 from pa_lite.cli.bars import bar
 from pa_lite.cli.columns import show_comparison
 from pa_lite.cli.help import command
 from pa_lite.cli.options import RESIDENT_MEMORY, chats, loads_a_model, samples, takes_start
 from pa_lite.cli.signals import EndSignal
-from pa_lite.cli.terminal import tell, tell_prose, tell_text, without_echo, wrapped
+from pa_lite.cli.terminal import is_terminal, tell, tell_prose, tell_remark, tell_text, without_echo
 from pa_lite.errors import InputError, PaLiteError
 from pa_lite.sanitize import one_line
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pa_lite.api.serving import ChatControl, ChatSession, LiveTurn, Outcome
     from pa_lite.cli.line_editor import LineEditor
 
+_QUOTED = 120  # characters of a question that is shown again
 _LONGEST = 1 << 24  # bytes of a message on standard input
 
 
@@ -218,9 +219,7 @@ class Chat:
 
     @staticmethod
     def _say(text: str) -> None:
-        for line in text.split("\n"):
-            for part in wrapped(one_line(line)):
-                click.echo(dim(part))
+        tell_remark(text)
         tell("")
 
     def _show(self, outcome: Outcome) -> None:
@@ -242,11 +241,11 @@ class Chat:
     def _show_answer(self, live: LiveTurn) -> None:
         session, printer = self._control.session, AnswerPrinter()
         if live.n_forgotten:
-            click.echo(dim(_forgotten(live.n_forgotten)))
+            tell_remark(_forgotten(live.n_forgotten))
         if live.is_repeated:
-            click.echo(dim(f"> {one_line(' '.join(live.question.split()))[: terminal_width() - 2]}"))
+            tell_remark(f"> {' '.join(live.question.split())[:_QUOTED]}")
         if session.lam is not None and session.lam not in session.lams_in_memory:
-            click.echo(dim(f"moving to lam {session.lam:g} ..."))
+            tell_remark(f"moving to lam {session.lam:g} ...")
         with self._stopping(), live:
             for piece in live.pieces():
                 printer.add(piece)
