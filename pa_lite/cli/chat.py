@@ -155,13 +155,11 @@ def show_welcome(session: ChatSession, study: str | None) -> None:
     name = one_line(session.host.name)
     if session.lam is None:
         tell_prose(f"{name}: a file, whose lam is fixed. The context has {session.host.length} tokens.")
-        tell_prose(
-            "/system TEXT sets a system prompt, /set temperature 0.7 changes a setting, /help lists all commands."
-        )
+        tell_prose("/system TEXT sets a system prompt, /help lists all commands.")
     else:
         origin = f", the best lam of {one_line(study)}" if study else ""
         tell_prose(f"{name} at lam {session.lam:g}{origin} (0 is base, 1 instruct); {memory_in_words(session)}.")
-        tell_prose("/lam 0.4 moves it, /compare 0 0.5 1 asks again at several lams, /help lists all commands.")
+        tell_prose("/lam 0.4 moves it, /compare 0 0.5 1 shows several lams, /help lists all commands.")
     if not session.host.has_template():
         tell_prose("The model has no chat template: turns are 'Instruction: ... Response: ...'. Ctrl-D leaves.")
     else:
@@ -249,6 +247,7 @@ class Chat:
         with self._stopping(), live:
             for piece in live.pieces():
                 printer.add(piece)
+        live.close()  # a second Ctrl-C may have interrupted that
         printer.add(live.rest)
         if live.turn is not None:
             answer = live.turn.answer

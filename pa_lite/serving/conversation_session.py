@@ -69,8 +69,8 @@ class LiveTurn:
     def close(self) -> None:
         """End the turn: stop the answer, unless it is complete. Later calls do nothing."""
         if self._is_open:
-            self._is_open = False
             self.rest = self.answer.stop()
+            self._is_open = False
             self.turn = self._on_end(self)
 
     def pieces(self) -> Iterator[Piece]:
