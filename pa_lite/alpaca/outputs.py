@@ -113,10 +113,10 @@ def answer_prompts(
         if on_piece is not None:
             on_piece(OutputPiece(index=missing[k], finish_reason=generation.reason))
 
-    stripped = {i: OuterSpaces() for i in missing}
+    spaces = {i: OuterSpaces() for i in missing}
 
     def pass_on(k: int, piece: Piece) -> None:
-        text = stripped[missing[k]].feed(piece.text)
+        text = spaces[missing[k]].feed(piece.text)
         if on_piece is not None and (text or piece.reasoning):
             on_piece(OutputPiece(index=missing[k], text=text, reasoning=piece.reasoning))
 

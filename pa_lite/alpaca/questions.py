@@ -34,7 +34,7 @@ def _of_word(word: str, stdin: BinaryIO) -> list[Prompt]:
     if _FILE.fullmatch(word):
         if not Path(word).exists():
             raise InputError(
-                f"{word}: no such file. A question that is a file's name can be given on standard input (-)."
+                f"{word}: does not exist. A question that is a file's name can be given on standard input (-)."
             )
         return load_prompts(str(Path(word)))
     if not word.strip():

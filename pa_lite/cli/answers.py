@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from typing import Protocol
 
-import click
-
-from pa_lite.cli.terminal import tell
-from pa_lite.sanitize import one_line, plain
+from pa_lite.cli.terminal import is_terminal, tell, tell_heading, tell_remark, terminal_width, write_piece
+from pa_lite.sanitize import plain
 
 _TAB = 8
 _FENCE = "```"  # code between such lines is not wrapped
@@ -25,21 +20,6 @@ class Part(Protocol):
 
     @property
     def reasoning(self) -> str: ...
-
-
-def is_terminal() -> bool:
-    """Return whether stdout is a terminal."""
-    return sys.stdout.isatty()
-
-
-def terminal_width() -> int:
-    """Return the number of columns of the terminal, at least 20."""
-    return max(20, shutil.get_terminal_size().columns)
-
-
-def dim(text: str) -> str:
-    """Return a text as a remark beside an answer: dimmed, unless NO_COLOR is set."""
-    return text if os.environ.get("NO_COLOR") else click.style(text, dim=True)
 
 
 def note_of(finish_reason: str, when_cut: str) -> str:
@@ -128,7 +108,7 @@ class AnswerPrinter:
         if part.reasoning and self._is_terminal:
             if not self._in_reasoning:
                 self._in_reasoning = True
-                click.echo(dim("reasoning:"))
+                tell_remark("reasoning:")
             self._print(part.reasoning, is_dim=True)
         if part.text:
             if self._in_reasoning:
@@ -137,14 +117,13 @@ class AnswerPrinter:
             self._print(part.text)
 
     def _print(self, text: str, is_dim: bool = False) -> None:
-        shown = plain(text) if self._wrap is None else self._wrap.add(plain(text))
-        if shown:
-            click.echo(dim(shown) if is_dim else shown, nl=False)
-            sys.stdout.flush()
+        # escaped before it is wrapped, because that changes its width
+        write_piece(text if self._wrap is None else self._wrap.add(plain(text)), is_dim)
 
     def _end_reasoning(self) -> None:
         assert self._wrap is not None
-        click.echo(dim(self._wrap.end()) + "\n")
+        write_piece(self._wrap.end(), is_remark=True)
+        write_piece("\n\n")
         self._wrap, self._in_reasoning = WordWrap(terminal_width()), False
 
     def end(self, note: str = "") -> None:
@@ -152,17 +131,14 @@ class AnswerPrinter:
         if self._in_reasoning:
             self._end_reasoning()
         if self._has_text or not self._is_terminal:
-            click.echo("" if self._wrap is None else self._wrap.end())
+            write_piece(("" if self._wrap is None else self._wrap.end()) + "\n")
         note = note or ("" if self._has_text else "[empty answer]")
         if note and self._is_terminal:
-            click.echo(dim(note))
+            tell_remark(note)
 
 
 def show_heading(text: str, is_first: bool) -> None:
     """Print the heading of one of several answers: an empty line before it, on a terminal in bold."""
     if not is_first:
         tell("")
-    line = one_line(" ".join(text.split()))
-    width = terminal_width() if is_terminal() else 100
-    line = line if _width_of(line) < width - 2 else line[: width - 6] + "..."
-    click.echo(click.style(f"# {line}", bold=True) if is_terminal() else f"# {line}")
+    tell_heading(f"# {' '.join(text.split())}")

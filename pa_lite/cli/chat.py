@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.answers import AnswerPrinter, dim, is_terminal, note_of, terminal_width
+from pa_lite.cli.answers import AnswerPrinter, note_of
 from pa_lite.cli.bars import bar
 from pa_lite.cli.columns import show_comparison
 from pa_lite.cli.help import command
 from pa_lite.cli.options import RESIDENT_MEMORY, chats, loads_a_model, samples, takes_start
 from pa_lite.cli.signals import EndSignal
-from pa_lite.cli.terminal import tell, tell_prose, tell_text, without_echo, wrapped
+from pa_lite.cli.terminal import is_terminal, tell, tell_prose, tell_remark, tell_text, without_echo
 from pa_lite.errors import InputError, PaLiteError
 from pa_lite.sanitize import one_line
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pa_lite.api.serving import ChatControl, ChatSession, LiveTurn, Outcome
     from pa_lite.cli.line_editor import LineEditor
 
-MAX_TOKENS = 1024
+_QUOTED = 120  # characters of a question that is shown again
 _LONGEST = 1 << 24  # bytes of a message on standard input
 
 
 @command("Chat with a model, at any lam")
 @takes_start
-@samples(max_tokens=MAX_TOKENS)
+@samples(max_tokens=1024)
 @chats
 @loads_a_model
 @RESIDENT_MEMORY
@@ -149,19 +149,17 @@ def _forgotten(n: int) -> str:
 
 
 def show_welcome(session: ChatSession, study: str | None) -> None:
-    """Print what runs, where the lam came from, and how to go on: three lines."""
+    """Print three lines: the model and its lam, how to change it, and the keys."""
     from pa_lite.api.serving import memory_in_words
 
     name = one_line(session.host.name)
     if session.lam is None:
         tell_prose(f"{name}: a file, whose lam is fixed. The context has {session.host.length} tokens.")
-        tell_prose(
-            "/system TEXT sets a system prompt, /set temperature 0.7 changes a setting, /help lists all commands."
-        )
+        tell_prose("/system TEXT sets a system prompt, /help lists all commands.")
     else:
         origin = f", the best lam of {one_line(study)}" if study else ""
         tell_prose(f"{name} at lam {session.lam:g}{origin} (0 is base, 1 instruct); {memory_in_words(session)}.")
-        tell_prose("/lam 0.4 moves it, /compare 0 0.5 1 asks again at several lams, /help lists all commands.")
+        tell_prose("/lam 0.4 moves it, /compare 0 0.5 1 shows several lams, /help lists all commands.")
     if not session.host.has_template():
         tell_prose("The model has no chat template: turns are 'Instruction: ... Response: ...'. Ctrl-D leaves.")
     else:
@@ -173,7 +171,7 @@ class Chat:
     """The chat on a terminal: reads lines, shows what they lead to, until the user leaves."""
 
     def __init__(self, control: ChatControl, editor: LineEditor, ending: EndSignal) -> None:
-        """`ending` tells a signal that ends the program from Ctrl-C, which only stops an answer."""
+        """Chat through a control. `ending` tells a signal that ends the program from Ctrl-C."""
         self._control, self._editor, self._ending = control, editor, ending
 
     def run(self) -> None:
@@ -219,9 +217,7 @@ class Chat:
 
     @staticmethod
     def _say(text: str) -> None:
-        for line in text.split("\n"):
-            for part in wrapped(one_line(line)):
-                click.echo(dim(part))
+        tell_remark(text)
         tell("")
 
     def _show(self, outcome: Outcome) -> None:
@@ -243,14 +239,15 @@ class Chat:
     def _show_answer(self, live: LiveTurn) -> None:
         session, printer = self._control.session, AnswerPrinter()
         if live.n_forgotten:
-            click.echo(dim(_forgotten(live.n_forgotten)))
+            tell_remark(_forgotten(live.n_forgotten))
         if live.is_repeated:
-            click.echo(dim(f"> {one_line(' '.join(live.question.split()))[: terminal_width() - 2]}"))
+            tell_remark(f"> {' '.join(live.question.split())[:_QUOTED]}")
         if session.lam is not None and session.lam not in session.lams_in_memory:
-            click.echo(dim(f"moving to lam {session.lam:g} ..."))
+            tell_remark(f"moving to lam {session.lam:g} ...")
         with self._stopping(), live:
             for piece in live.pieces():
                 printer.add(piece)
+        live.close()  # a second Ctrl-C may have interrupted that
         printer.add(live.rest)
         if live.turn is not None:
             answer = live.turn.answer

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-import click
-
-from pa_lite.cli.answers import AnswerPrinter, is_terminal, note_of, terminal_width
+from pa_lite.cli.answers import AnswerPrinter, note_of
+from pa_lite.cli.terminal import draw, draw_while, is_terminal, tell, tell_heading, terminal_width
 from pa_lite.errors import PaLiteError
 from pa_lite.sanitize import plain
 
@@ -46,9 +44,8 @@ def _show_below(live: LiveComparison, when_cut: str) -> None:
     """Print one answer after the other; those that are not shown yet are generated meanwhile."""
     for number, answer in enumerate(live.answers):
         if number:
-            click.echo()
-        heading = f"## {_heading(answer)}"
-        click.echo(click.style(heading, bold=True) if is_terminal() else heading)
+            tell("")
+        tell_heading(f"## {_heading(answer)}")
         printer = AnswerPrinter()
         try:
             for piece in answer.pieces():
@@ -69,28 +66,27 @@ class _Columns:
         self._is_whole = False
 
     def show(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        console = Console(width=terminal_width(), highlight=False)
         interrupted = False
         try:
-            with Live(self, console=console, auto_refresh=False, transient=True) as drawn:
-                while not self._live.is_done:
-                    self._live.wait(_LOOK)
-                    for answer in self._live.answers:
-                        answer.take()
-                    drawn.refresh()
+            draw_while(self, self._step)
         except KeyboardInterrupt:
             interrupted = True
         self._live.stop()
         self._is_whole = True
-        console.print(self)
-        sys.stdout.flush()
+        draw(self)
         if interrupted:
             raise KeyboardInterrupt
         for answer in self._live.answers:
             answer.result()  # raises its error
+
+    def _step(self) -> bool:
+        """Read what is new; return whether more may come."""
+        if self._live.is_done:
+            return False
+        self._live.wait(_LOOK)
+        for answer in self._live.answers:
+            answer.take()
+        return True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich import box
@@ -107,7 +103,7 @@ class _Columns:
         yield table
 
     def _cell(self, answer: LiveAnswer, console: Console, width: int, most: int | None) -> Text:
-        """Return an answer as far as it is known, and how it ended; at most so many of its last lines."""
+        """Return an answer as far as it is known, and how it ended; of its lines only the last `most`."""
         from rich.text import Text
 
         text, note = plain(answer.text), ""

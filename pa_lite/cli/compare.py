@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pa_lite.cli.answers import is_terminal, show_heading
+from pa_lite.cli.answers import show_heading
 from pa_lite.cli.bars import bar
 from pa_lite.cli.columns import show_comparison
 from pa_lite.cli.completers import pairs_then_prompts
@@ -24,7 +24,7 @@ from pa_lite.cli.options import (
     samples,
 )  # fmt: skip
 from pa_lite.cli.study import words_of
-from pa_lite.cli.terminal import show_json, show_next, tell
+from pa_lite.cli.terminal import is_terminal, show_json, show_next, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, EngineOptions, GenerationOptions

@@ -175,7 +175,7 @@ def show_answers(model: LoadedModel, prompts: Sequence[Prompt], options: Generat
     try:
         model.generate(prompts, options, chat=chat, on_piece=printed.add)
     except KeyboardInterrupt:
-        click.echo()
+        tell("")
         raise
 
 

@@ -18,7 +18,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
-from pa_lite.cli.answers import terminal_width
+from pa_lite.cli.terminal import terminal_width
 from pa_lite.sanitize import one_line
 
 if TYPE_CHECKING:

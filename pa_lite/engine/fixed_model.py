@@ -53,13 +53,6 @@ class FixedModel:
         """No lams: the model cannot move."""
         return []
 
-    def rounded(self, lam: float | str) -> float:
-        """Raise InputError: the model cannot move."""
-        raise self._fixed(lam)
-
-    def _fixed(self, lam: float | str) -> InputError:
-        return InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
-
     @property
     def lams_to_come(self) -> list[float]:
         """No lams, either."""
@@ -114,7 +107,7 @@ class FixedModel:
 
     def _refuse(self, lam: float | str | None) -> None:
         if lam is not None:
-            raise self._fixed(lam)
+            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """Let an interrupt stop a running batch; see `Scheduler.interruptible`."""

@@ -14,7 +14,7 @@ from pa_lite.checkpoints.hub.references import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
 from pa_lite.engine.options import EngineOptions
-from pa_lite.errors import CheckpointError, InputError, PaLiteError
+from pa_lite.errors import CheckpointError, InputError, PaLiteError, nearest
 from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
 from pa_lite.progress import Progress
@@ -121,7 +121,9 @@ def _file_reference(path: Path, text: str) -> ModelRef:
     if not path.is_file():
         if path.exists():
             raise InputError(f"{text!r} is a device, socket or pipe, not a model file. Name a file.")
-        raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
+        close = nearest(text, all_pairs())
+        meant = close if "Did you mean" in close else ""
+        raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.{meant}")
     return ModelRef(file=_checked(path), text=text)
 
 

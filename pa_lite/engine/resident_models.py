@@ -144,7 +144,7 @@ class ResidentModels:
                 resident.close()
 
     def rounded(self, lam: float | str) -> float:
-        """Return a lam as models have it: with two decimals. Raises InputError for a lam that is not allowed."""
+        """Return the lam of the model that answers requests for `lam`. Raises InputError for a bad one."""
         return round(read_lam(lam, self.options.extrapolate), 2) + 0.0  # -0.0 becomes 0.0
 
     @property

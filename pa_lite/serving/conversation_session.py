@@ -69,8 +69,8 @@ class LiveTurn:
     def close(self) -> None:
         """End the turn: stop the answer, unless it is complete. Later calls do nothing."""
         if self._is_open:
-            self._is_open = False
             self.rest = self.answer.stop()
+            self._is_open = False
             self.turn = self._on_end(self)
 
     def pieces(self) -> Iterator[Piece]:
@@ -238,7 +238,7 @@ class ChatSession:
 
         Raises as `Host.move` does; the lam is unchanged then.
         """
-        chosen = self.host.models.rounded(lam)
+        chosen = self.host.rounded(lam)
         seconds = self.host.move(chosen)
         self.lam = chosen
         return seconds
@@ -262,7 +262,7 @@ class ChatSession:
 
 def distinct_lams(host: Host, lams: Sequence[float | str]) -> list[float]:
     """Return lams as models have them. Raises InputError for a bad one, duplicates, and none."""
-    chosen = [host.models.rounded(lam) for lam in lams]
+    chosen = [host.rounded(lam) for lam in lams]
     for i, lam in enumerate(chosen):
         if lam in chosen[:i]:
             raise InputError(f"lam {lam:g} is named twice; lams have two decimals.")

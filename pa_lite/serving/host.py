@@ -146,7 +146,7 @@ class Host:
 
         Raises InputError for a bad lam and for a model from a file; EngineError if no model can be moved there.
         """
-        chosen = self.models.rounded(lam)
+        chosen = self.rounded(lam)
         if chosen in self.models.lams:
             return None
         started = time.monotonic()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.cli.chat import MAX_TOKENS
+from tests.cli.test_cli import run
 from tests.support.parrots import write_parrot
 
 if os.name != "posix":
@@ -55,7 +55,7 @@ def test_a_chat_moves_along_lam(tmp_path: Path) -> None:
     with terminal(CHAT, tmp_path) as chat:
         welcome = chat.wait_for_prompt()
         assert "demo at lam 0.6 (0 is base, 1 instruct); in memory: 0.6 (room for " in welcome
-        assert "/help lists all" in welcome
+        assert "/compare 0 0.5 1 shows several lams" in welcome
         assert chat.say(ASK) == alone(0.6, ASK)[0]
         assert re.fullmatch(r"lam 1: moved in \d+\.\d\d s\.", chat.say("/lam 1"))
         chat.say("/clear")
@@ -99,8 +99,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path: Path, models: Path) -
     assert saved["messages"][1]["content"].startswith("one two three four")
 
 
-@pytest.mark.parametrize("is_answering", [True, False])
-def test_sigterm_ends_the_chat(tmp_path: Path, models: Path, is_answering: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "is_answering"), [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGHUP, True)]
+)
+def test_sigterm_ends_the_chat(tmp_path: Path, models: Path, number: signal.Signals, is_answering: bool) -> None:
     with terminal(["chat", str(models / "endless.gguf"), "--max-tokens", "8000", "--threads", "1"], tmp_path) as chat:
         chat.wait_for_prompt()
         if is_answering:
@@ -108,8 +110,8 @@ def test_sigterm_ends_the_chat(tmp_path: Path, models: Path, is_answering: bool)
             chat.read("three four")
         else:
             chat.read(">")
-        chat.process.kill(signal.SIGTERM)
-        assert chat.end() == 143
+        chat.process.kill(number)
+        assert chat.end() == 128 + number
         assert "interrupted" in chat.output
         assert "Traceback" not in chat.output
 
@@ -227,6 +229,25 @@ def test_scripts_end_at_the_first_error(tmp_path: Path, text: str | bytes, said:
     assert (tmp_path / "here.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["demo", "Who is it?"], 2, "'Who is it?' is not a checkpoint: MODEL is one name or file, or BASE and"),
+        (["demoo"], 1, "nor PAIR@LAM such as demo@0.7. Did you mean demo?"),
+        ([], 2, "missing argument 'MODEL'"), (["demo@0.5", "--lam", "0.3"], 1, "'demo@0.5' already has a lam"),
+        (["demo", "--max-memory", "1M"], 1, "is not enough for one model"),
+        (["demo", "--study", "nowhere"], 1, "nowhere: no study was found."),
+        (["demo", "--lam", "2"], 1, "lam 2 is outside [0, 1]"),
+    ],
+)  # fmt: skip
+def test_errors_before_the_chat_are_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], status: int, said: str
+) -> None:
+    found, out, err = run(capsys, "chat", *words)
+    assert (found, out) == (status, "")
+    assert said in err.splitlines()[0]
+
+
 def test_a_full_context_is_one_line_unless_forget_drops_turns(tmp_path: Path) -> None:
     long = "In one word: what does Sada keep, and what does Mili wear, and where does Bana live? " * 3
     lines = "".join(f"{i} {long}\n" for i in range(7))
@@ -254,12 +275,6 @@ def test_a_dumb_terminal_works(tmp_path: Path) -> None:
         chat.read("lam 0.6 > ")
         chat.process.send("/exit\r")
         assert chat.end() == 0
-
-
-def test_the_default_limit_of_tokens_is_that_of_the_api() -> None:
-    from pa_lite.api.serving import CHAT_GENERATION
-
-    assert CHAT_GENERATION.max_tokens == MAX_TOKENS
 
 
 def test_commands_and_their_arguments_are_completed() -> None:

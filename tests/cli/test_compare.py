@@ -58,7 +58,7 @@ def test_a_pair_of_checkpoints_and_other_spellings(
         (["demo", "x", "--lam", "0,2"], 1, "lam 2 is outside [0, 1]"),
         (["demo", "x", "--lam", "0,0.004"], 1, "lam 0 is named twice"),
         (["nopair", "x"], 1, "unknown pair 'nopair'"), (["demo@0.5", "x"], 1, "unknown pair 'demo@0.5'"),
-        (["demo", "missing.txt"], 1, "missing.txt: no such file"), (["demo", ""], 1, "a question is empty"),
+        (["demo", "missing.txt"], 1, "missing.txt: does not exist"), (["demo", ""], 1, "a question is empty"),
         (["demo", "x", "--max-memory", "1M"], 1, "is not enough for one model"),
     ],
 )  # fmt: skip
