@@ -129,8 +129,9 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    known = getattr(request.scope.get("endpoint"), "fields", ())
-    return invalid(error.errors(), known).response
+    body = getattr(request.scope.get("route"), "body_field", None)
+    known = getattr(getattr(getattr(body, "field_info", None), "annotation", None), "model_fields", ())
+    return invalid(error.errors(), tuple(known)).response
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

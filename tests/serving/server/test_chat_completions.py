@@ -93,8 +93,8 @@ def test_the_text_is_that_of_chat_without_outer_spaces(url: str, lams: Lams) -> 
 
 
 def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
-    events = streamed(url, max_tokens=5, n=2, stream_options={"include_usage": True})
-    whole = answer(url, max_tokens=5)
+    events = streamed(url, max_tokens=3, n=2, stream_options={"include_usage": True})
+    whole = answer(url, max_tokens=3)
     assert {e["object"] for e in events} == {"chat.completion.chunk"}
     assert len({e["id"] for e in events}) == len({e["created"] for e in events}) == 1
     for index in (0, 1):
