@@ -106,7 +106,6 @@ def test_stop_strings_end_the_text(url: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"prompt": ""}, "no tokens"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [1.5]}, "prompt"),
