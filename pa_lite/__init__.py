@@ -1,8 +1,9 @@
 """pa-lite: partial adaptation of language models, `M(lam) = B + lam * (I - B)`, on consumer hardware.
 
 The public API: `merge` writes GGUF files, `load` gives a model that scores, generates, chats and follows instructions,
-`sweep` measures a pair along lam, `search` finds the best lam, `judge` and `win_rate` compare answers. Every function
-raises `PaLiteError` for errors that the caller can fix. Names are imported when they are first used.
+`serve` answers as OpenAI's API, `sweep` measures a pair along lam, `search` finds the best lam, `judge` and `win_rate`
+compare answers. Every function raises `PaLiteError` for errors that the caller can fix. Names are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pa_lite.api.models import GenerationOptions as GenerationOptions
     from pa_lite.api.models import LoadedModel as LoadedModel
     from pa_lite.api.models import Output as Output
+    from pa_lite.api.models import OutputPiece as OutputPiece
     from pa_lite.api.models import Prompt as Prompt
     from pa_lite.api.models import ScoreOptions as ScoreOptions
     from pa_lite.api.models import SuiteResult as SuiteResult
@@ -54,6 +56,12 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
+    from pa_lite.api.server import ServeOptions as ServeOptions
+    from pa_lite.api.server import serve as serve
+    from pa_lite.api.serving import ChatAnswer as ChatAnswer
+    from pa_lite.api.serving import Compared as Compared
+    from pa_lite.api.serving import ComparedQuestion as ComparedQuestion
+    from pa_lite.api.serving import compare as compare
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -81,10 +89,12 @@ _NAMES = {
     "judging": ("JudgeOptions", "Judging", "WinRate", "judge", "win_rate"),
     "merging": ("Diff", "MergeOptions", "PlanOptions", "Preview", "diff", "merge", "preview"),
     "models": (
-        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult",
-        "Written", "load", "load_prompts",
+        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "OutputPiece", "Prompt", "ScoreOptions",
+        "SuiteResult", "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
+    "server": ("ServeOptions", "serve"),
+    "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
@@ -95,13 +105,13 @@ _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() fo
 _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
-    "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
-    "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
-    "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
-    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
-    "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair", "search", "sweep",
-    "win_rate",
+    "BestLam", "ChatAnswer", "ChatOptions", "ChatReply", "ChatStream", "Compared", "ComparedQuestion", "DemoResult",
+    "Diff", "EngineOptions", "Estimate", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection",
+    "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Output", "OutputPiece", "PaLiteError",
+    "Pair", "PlanOptions", "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions",
+    "SearchResult", "ServeOptions", "Study", "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__",
+    "add_pair", "compare", "demo", "diff", "harness", "inspect", "judge", "load", "load_prompts", "merge", "open_study",
+    "pairs", "plan_sweep", "preview", "remove_pair", "search", "serve", "sweep", "win_rate",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.answer_text import Generation, OuterSpaces
 from pa_lite.engine.answers import GenerationRequest, Piece
 from pa_lite.engine.chat import Message, conversation_prompt
 from pa_lite.engine.chat_options import ChatOptions
@@ -105,16 +105,13 @@ def _document(message: Message) -> dict[str, Any]:
 
 def _without_outer_spaces(pieces: Generator[Piece, None, Generation]) -> Generator[str, None, Generation]:
     """Yield the pieces' text without white space at both ends of the whole; return what they return."""
-    held, started = "", False
+    spaces = OuterSpaces()
     with contextlib.closing(pieces):
         while True:
             try:
-                held += next(pieces).text
+                text = spaces.feed(next(pieces).text)
             except StopIteration as e:
                 made: Generation = e.value
                 return made
-            held = held if started else held.lstrip()
-            text = held.rstrip()
             if text:
-                started, held = True, held[len(text) :]
                 yield text

@@ -24,7 +24,6 @@ from pa_lite.api.options import (
     renamed,
     resolve_pair,
 )  # fmt: skip
-from pa_lite.checkpoints.pairs import all_pairs
 from pa_lite.errors import InputError
 from pa_lite.study import summary
 from pa_lite.study.comparisons import items_in_words
@@ -37,7 +36,7 @@ from pa_lite.study.plan import StudyOptions
 from pa_lite.study.report.matplotlib_charts import write_figure
 from pa_lite.study.report.publish import ReportOptions, publish, write_items
 from pa_lite.study.results import load_study
-from pa_lite.study.results_file import FILE
+from pa_lite.study.run_folders import default_run, find_run
 from pa_lite.study.search.halving import Found, SearchOptions
 from pa_lite.study.search.run import Schedules, estimate_search, search_pair
 from pa_lite.study.store import has_results, read_store
@@ -124,27 +123,7 @@ def open_study(run: str | Path, type: str | None = None, calibration: str | Path
 
 def run_folder(pair: PairLike) -> Path:
     """Return the default run folder of a sweep: `PAIR-study` in the working folder."""
-    return Path(f"{file_name(resolve_pair(pair).name)}-study")
-
-
-def find_run(run: str | Path) -> Path:
-    """Return the run folder of that name; for a pair's name the newest of its default ones.
-
-    Raises InputError, naming the studies in the working folder, for a name without results.
-    """
-    folder = Path(run)
-    if isinstance(run, Path) or (folder / FILE).exists():
-        return folder
-    known = [Path(f"{run}-study"), *([Path(DEMO_FOLDER)] if run == "demo" else [])]
-    found = [each for each in known if (each / FILE).is_file()]
-    if found:
-        return max(found, key=lambda each: (each / FILE).stat().st_mtime)
-    if folder.exists():
-        return folder  # reading it says what is wrong
-    here = sorted(str(path.parent) for path in Path().glob(f"*/{FILE}"))
-    named = f" Studies here: {', '.join(here[:6])}." if here else ""
-    advice = f" Run `pa-lite sweep {run} --tasks ...` first." if run in all_pairs() else ""
-    raise InputError(f"{run}: no study was found.{named}{advice}")
+    return default_run(resolve_pair(pair))
 
 
 def sweep(

@@ -55,6 +55,18 @@ def models(_context: click.Context, _parameter: click.Parameter, start: str) -> 
     return _names_or_files(names, start)
 
 
+def models_then_prompts(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return models for the first word, and files for the others, which are questions or prompts."""
+    is_model = not (context.params.get("words") or context.params.get("pair"))
+    return (models if is_model else files)(context, parameter, start)
+
+
+def pairs_then_prompts(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return pairs for the first word, and files for the others, which are questions or prompts."""
+    is_pair = not (context.params.get("words") or context.params.get("pair"))
+    return (pairs if is_pair else files)(context, parameter, start)
+
+
 def known_tasks() -> list[str]:
     """Return the names of suites and tasks, each once."""
     from pa_lite.api.tasks import suites

@@ -15,7 +15,7 @@ _LONG = 10  # a command with more options shows them by subject
 # purpose -> commands, in the order of the help
 PURPOSES: Mapping[str, Sequence[str]] = {
     "Make a model": ("merge",),
-    "Use a model": ("generate",),
+    "Use a model": ("chat", "compare", "generate", "serve"),
     "Measure a model": ("score", "follow", "judge", "winrate", "harness"),
     "Study a pair": ("demo", "sweep", "search", "report"),
     "Look up": ("inspect", "diff", "pairs", "tasks", "doctor", "completion"),
@@ -30,7 +30,11 @@ SUBJECTS: Mapping[str, Sequence[str]] = {
     "Goal": ("keep_follow", "sure", "weight", "budget", "schedules"),
     "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "parallel"),
     "Chat prompts": ("system", "template_args", "date"),
-    "Engine": ("weight_type", "types", "gpu_layers", "threads", "n_ctx", "probe", "max_memory", "backend", "address"),
+    "Server": ("host", "port", "api_key", "allow_hosts", "allow_origins", "queue"),
+    "Engine": (
+        "weight_type", "types", "gpu_layers", "threads", "n_ctx", "probe", "max_memory", "models", "max_wait",
+        "backend", "address",
+    ),
     "Results": (
         "output", "folder", "force", "log_samples", "dry_run", "resume", "verify", "keep_stale", "as_json", "png",
         "csv_path", "lm_eval",
@@ -46,6 +50,8 @@ class Command(Lenient):
         options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
         shown = [(p.name, _plain(record)) for p in options if (record := p.get_help_record(ctx)) is not None]
         subject_of = {name: subject for subject, names in SUBJECTS.items() for name in names}
+        if not any(name == "tasks" for name, _ in shown):
+            subject_of["seed"] = "Sampling"
         if len(shown) <= _LONG:
             subject_of = {}
         for subject in ("Options", *SUBJECTS):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.completers import models, pairs, weight_types
+from pa_lite.cli.completers import models, pairs, runs, weight_types
 
 if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
@@ -94,6 +94,59 @@ def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
     return words(LAM(EXTRAPOLATE(with_model)))
 
 
+PAIR = click.option(
+    "--pair", nargs=2, metavar="BASE INSTRUCT", shell_complete=pairs,
+    help="The two checkpoints of a pair; then every word is a question.",
+)  # fmt: skip
+
+
+def model_and_questions(
+    words: tuple[str, ...], pair: tuple[str, str] | None, name: str, has_prompts: bool = False
+) -> tuple[PairLike, tuple[str, ...]]:
+    """Return the model (one word, or two of --pair), and the words left, which are questions.
+
+    With `has_prompts` the words are a model alone, as for `takes_model`. Raises click's usage error for no model, and
+    where BASE INSTRUCT is followed by questions.
+    """
+    if pair:
+        import pa_lite
+
+        is_name = pair[0] in pa_lite.pairs()
+        return (pair[0], (pair[1], *words)) if is_name else (pair, words)
+    if not words:
+        raise click.UsageError(f"missing argument '{name}'.")
+    if has_prompts and not any(re.search(r"\s", word) for word in words[1:]):
+        return _one_or_two(words, name), ()
+    model, *questions = words
+    if questions and Path(model).is_dir() and _is_location(questions[0]):
+        raise click.UsageError("with two checkpoints, questions follow --pair: --pair BASE INSTRUCT QUESTION")
+    return model, tuple(questions)
+
+
+def _is_location(word: str) -> bool:
+    return bool(word) and not re.search(r"\s", word) and ("/" in word or Path(word).is_dir())
+
+
+def takes_start(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the argument MODEL with --lam, --study and --extrapolate, passed as `model`, `lam`, `study`, `extrapolate`.
+
+    A pair needs no lam there: it starts at 0.6, or at the best lam of the study.
+    """
+
+    @functools.wraps(command)
+    def with_start(*, words: tuple[str, ...], **rest: Any) -> Any:
+        return command(model=_one_or_two(words, "MODEL"), **rest)
+
+    study = click.option(
+        "--study", metavar="RUN", shell_complete=runs, help="Start at the best lam of the study in this run folder."
+    )
+    lam = click.option(
+        "--lam", metavar="L", help="The lam to start at, if MODEL is a pair without one; by default 0.6."
+    )
+    words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=models)
+    return words(lam(study(EXTRAPOLATE(with_start))))
+
+
 def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument PAIR, a name or BASE and INSTRUCT, passed as `pair`."""
 
@@ -108,6 +161,43 @@ def _one_or_two(words: tuple[str, ...], name: str) -> PairLike:
     if len(words) > 2:
         raise click.UsageError(f"got {len(words)} arguments for {name}: give one, or BASE and INSTRUCT.")
     return words[0] if len(words) == 1 else (words[0], words[1])
+
+
+def samples(max_tokens: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options of decoding, passed as `options`, a GenerationOptions."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_options(**words: Any) -> Any:
+            from pa_lite import GenerationOptions
+
+            own = {name: words.pop(name) for name in _SAMPLED}
+            return command(options=GenerationOptions(**own), **words)
+
+        decorated: Callable[..., Any] = with_options
+        limit = click.option(
+            "--max-tokens", type=click.IntRange(1), default=max_tokens, show_default=True, help="Limit of new tokens."
+        )
+        for option in (*reversed(_SAMPLING), limit):
+            decorated = option(decorated)
+        return decorated
+
+    return add
+
+
+_SAMPLED = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop")
+_SAMPLING = (
+    click.option("--temperature", type=float, default=0.0, show_default=True, help="0: greedy decoding."),
+    click.option("--top-k", type=int, default=0, show_default=True, help="Sample from the K likeliest; 0: all."),
+    click.option(
+        "--top-p", type=float, default=1.0, show_default=True, help="Nucleus sampling: probability mass to keep."
+    ),
+    click.option(
+        "--min-p", type=float, default=0.0, show_default=True, help="Smallest probability, relative to the top token's."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed: same seed, same answers."),
+    click.option("--stop", multiple=True, help="Stop string, not part of the answer. Can be repeated."),
+)
 
 
 def parse_day(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
@@ -168,3 +258,9 @@ def parse_size(_context: click.Context, _parameter: click.Parameter, text: str) 
         return parse_bytes(text)
     except InputError as e:
         raise click.BadParameter(str(e)) from e
+
+
+RESIDENT_MEMORY = click.option(
+    "--max-memory", callback=parse_size, default="0", metavar="4G",
+    help="Memory for all models; by default half of what is free.",
+)  # fmt: skip

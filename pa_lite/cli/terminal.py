@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -50,6 +50,32 @@ def drop_streams() -> None:
         os.close(null)
 
 
+@contextlib.contextmanager
+def without_echo() -> Iterator[None]:
+    """Do not show what is typed during the block, where it would be mixed into the output; it is read afterwards.
+
+    Ctrl-C works. Does nothing where stdin is not a terminal, and on Windows.
+    """
+    try:
+        import termios
+    except ImportError:
+        yield
+        return
+    try:
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+    except (OSError, ValueError, termios.error):
+        yield
+        return
+    changed = [*before]
+    changed[3] &= ~termios.ECHO
+    termios.tcsetattr(number, termios.TCSANOW, changed)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(number, termios.TCSANOW, before)
+
+
 def tell(line: str, err: bool = False) -> None:
     """Print one line, escaped, on stdout or stderr."""
     click.echo(one_line(line), err=err)
@@ -69,11 +95,16 @@ def quoted(word: object) -> str:
 def tell_prose(text: str, err: bool = False) -> None:
     """Print sentences on stdout or stderr, escaped; on a terminal they wrap at words."""
     stream = sys.stderr if err else sys.stdout
-    width = shutil.get_terminal_size().columns if stream.isatty() else 0
     line = one_line(text)
-    if 0 < width < len(line):
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    click.echo(line, err=err)
+    click.echo("\n".join(wrapped(line)) if stream.isatty() else line, err=err)
+
+
+def wrapped(line: str) -> list[str]:
+    """Return a line in parts that fit the terminal, broken between words."""
+    width = shutil.get_terminal_size().columns
+    if not 0 < width < len(line):
+        return [line]
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def tell_text(text: str, err: bool = False) -> None:

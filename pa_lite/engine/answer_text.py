@@ -85,6 +85,22 @@ class StopText:
         return Generation(text=self.text(), n_tokens=n_tokens, ended=reason == "end", reason=reason)
 
 
+class OuterSpaces:
+    """Removes the white space at both ends of a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._held, self._has_started = "", False
+
+    def feed(self, text: str) -> str:
+        """Return the text to show next; white space that may be the end is held back."""
+        held = self._held + text
+        held = held if self._has_started else held.lstrip()
+        shown = held.rstrip()
+        self._has_started = self._has_started or bool(shown)
+        self._held = held[len(shown) :]
+        return shown
+
+
 class AnswerText:
     """A turn built from the bytes of tokens: reasoning, then an answer that ends before the first stop string in it.
 
@@ -96,7 +112,7 @@ class AnswerText:
         self._spelled = {token: text.encode("utf-8") for token, text in reasoning.spelled.items()}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._reasoning: list[str] = []
-        self._n_shown, self._spaces, self._has_shown = 0, "", False
+        self._n_shown, self._spaces = 0, OuterSpaces()
 
     def piece(self, token: int) -> bytes | None:
         """Return the text of a control token as bytes while markers are expected, None for other tokens."""
@@ -122,11 +138,7 @@ class AnswerText:
         """Return the new reasoning, with white space at its end held back, as the result has none there."""
         text = "".join(self._reasoning[self._n_shown :])
         self._n_shown = len(self._reasoning)
-        text = self._spaces + text if self._has_shown else text.lstrip()
-        shown = text.rstrip()
-        self._spaces = text[len(shown) :]
-        self._has_shown = self._has_shown or bool(shown)
-        return shown
+        return self._spaces.feed(text)
 
     def result(self, n_tokens: int, reason: str) -> Generation:
         """Return the finished turn; `ended` is not set if the model ended it before its reasoning was complete."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pa_lite.engine.answers import Answer, GenerationRequest
 from pa_lite.engine.model import Model
 from pa_lite.engine.prompt_scores import ScoringJob
+from pa_lite.engine.resident_memory import ResidentPlan
 from pa_lite.engine.scheduler import Scheduler, SchedulerOptions, Step
 from pa_lite.errors import EngineError, InputError
 
@@ -17,6 +18,7 @@ class FixedModel:
 
     moves_reload = False
     n_models = 1
+    n_moves = 0
     default_lam = None
 
     def __init__(self, model: Model, options: SchedulerOptions | None = None, name: str = "") -> None:
@@ -24,6 +26,8 @@ class FixedModel:
         self.name = name or model.label
         self._model, self._scheduler = model, Scheduler(model, options)
         self.length = self._scheduler.length
+        context = self._scheduler.context.planned_bytes
+        self.memory = ResidentPlan(n_models=1, weights=model.weight_bytes, context=context, moving=0, limit=0)
 
     def __enter__(self) -> FixedModel:
         return self
@@ -47,6 +51,18 @@ class FixedModel:
     @property
     def lams(self) -> list[float]:
         """No lams: the model cannot move."""
+        return []
+
+    def rounded(self, lam: float | str) -> float:
+        """Raise InputError: the model cannot move."""
+        raise self._fixed(lam)
+
+    def _fixed(self, lam: float | str) -> InputError:
+        return InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+
+    @property
+    def lams_to_come(self) -> list[float]:
+        """No lams, either."""
         return []
 
     @property
@@ -98,7 +114,7 @@ class FixedModel:
 
     def _refuse(self, lam: float | str | None) -> None:
         if lam is not None:
-            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+            raise self._fixed(lam)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """Let an interrupt stop a running batch; see `Scheduler.interruptible`."""

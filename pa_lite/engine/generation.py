@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pa_lite.engine.answer_text import Generation
-from pa_lite.engine.answers import Answer, GenerationRequest, too_long
+from pa_lite.engine.answers import Answer, GenerationRequest, Piece, too_long
 from pa_lite.engine.generation_options import MAX_PARALLEL, GenerationOptions
 from pa_lite.engine.model import Model
 from pa_lite.engine.reasoning import ReasoningFormat
@@ -27,14 +27,16 @@ def generate(
     limits: Sequence[int] | None = None,
     streams: Sequence[int] | None = None,
     reasoning: Sequence[ReasoningFormat] | None = None,
+    on_piece: Callable[[int, Piece], None] | None = None,
 ) -> list[Generation]:
     """Continue every prompt (token ids); return the results in the order of the prompts.
 
     `limits` has a max_tokens for each prompt. `streams` has the number of each prompt's random stream, by default its
     index; to generate a list in several calls, pass the indices in the whole list. `on_done` gets (index, generation)
-    as each prompt is finished, in any order; `progress` gets the answers finished and, after each step, the tokens
-    generated so far (with total 0). `reasoning` has the reasoning format of each prompt (see `chat_prompts`),
-    which separates reasoning from the answer; without it, everything is text.
+    as each prompt is finished, in any order, and before that `on_piece` (index, piece) as its text grows; `progress`
+    gets the answers finished and, after each step, the tokens generated so far (with total 0). `reasoning` has the
+    reasoning format of each prompt (see `chat_prompts`), which separates reasoning from the answer; without it,
+    everything is text.
 
     The same call on the same machine returns the same texts. Other values of `parallel`, another order, or other
     prompts in the list change the shape of llama.cpp's batches, and with it the rounding of logits: by up to 0.03 with
@@ -66,8 +68,8 @@ def generate(
     with Scheduler(model, chosen) as scheduler:
         # sorted, so that neighbours share long prefixes
         order = sorted(range(len(prompts)), key=lambda i: held[i])
-        answers = {scheduler.submit(request(i), streams=False): i for i in order}
-        return _run(scheduler, answers, progress, on_done)
+        answers = {scheduler.submit(request(i), streams=on_piece is not None): i for i in order}
+        return _run(scheduler, answers, progress, on_done, on_piece)
 
 
 def _run(
@@ -75,6 +77,7 @@ def _run(
     answers: dict[Answer, int],
     progress: Progress | None,
     on_done: Callable[[int, Generation], None] | None,
+    on_piece: Callable[[int, Piece], None] | None,
 ) -> list[Generation]:
     """Step until all answers are complete; return them by index."""
     results: dict[int, Generation] = {}
@@ -83,6 +86,10 @@ def _run(
         while scheduler.is_busy:
             step = scheduler.step()
             n_made += step.n_tokens
+            if on_piece is not None:
+                for answer, i in answers.items():
+                    if piece := answer.take():
+                        on_piece(i, piece)
             for answer in step.ended:
                 results[answers[answer]] = answer.result()
             if progress is not None:

@@ -17,6 +17,7 @@ from pa_lite.engine.options import EngineOptions
 from pa_lite.errors import CheckpointError, InputError, PaLiteError
 from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
+from pa_lite.progress import Progress
 from pa_lite.untrusted.file_kind import FileStart, content_of
 
 if TYPE_CHECKING:  # naming a model starts no llama.cpp
@@ -208,9 +209,9 @@ def open_reference(
         yield moved
 
 
-def _plan_of(pair: Pair, weight_type: str) -> MergePlan:
+def _plan_of(pair: Pair, weight_type: str, progress: Progress | None = None) -> MergePlan:
     """Return the plan to merge a pair in memory, and log what was chosen for the user."""
-    base, instruct = open_checkpoints([pair.base, pair.instruct])
+    base, instruct = open_checkpoints([pair.base, pair.instruct], progress=progress)
     plan = plan_merge(base, instruct, PlanOptions(type=weight_type))
     for remark in plan.choices:
         _log.warning("%s", remark)
@@ -223,12 +224,13 @@ def open_scheduled(
     residents: ResidentOptions | None = None,
     options: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
+    progress: Progress | None = None,
 ) -> Iterator[ResidentModels | FixedModel]:
     """Open a model by reference for requests that arrive at any time: a file, or a pair at any lam.
 
     A pair's first model is at the reference's lam, and all are merged as `weight_type`. Step what this yields, or give
-    it to a `Runner`, which closes it before the end of the block. Raises what `open_reference` and `ResidentModels`
-    raise.
+    it to a `Runner`, which closes it before the end of the block. `progress` gets the bytes of a download. Raises what
+    `open_reference` and `ResidentModels` raise.
     """
     from pa_lite.engine.fixed_model import FixedModel
     from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
@@ -241,7 +243,7 @@ def open_scheduled(
         ):
             yield fixed
         return
-    plan = _plan_of(reference.pair, weight_type)
+    plan = _plan_of(reference.pair, weight_type, progress)
     with ResidentModels(plan, reference.lam, residents, options, reference.pair.name) as several:
         yield several
 

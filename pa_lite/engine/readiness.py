@@ -21,7 +21,11 @@ _INSTALL_COMPILER = {
     "Windows": "install Build Tools for Visual Studio with C++",
 }
 # extra -> (module, what it is for)
-_EXTRAS = {"harness": ("lm_eval", "lm-eval's tasks"), "cluster": ("ray", "sweeps on several machines")}
+_EXTRAS = {
+    "serve": ("fastapi", "pa-lite serve"),
+    "harness": ("lm_eval", "lm-eval's tasks"),
+    "cluster": ("ray", "sweeps on several machines"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class MemoryLimit:
 class ResidentPlan:
     """How many models are held, and the bytes of each: weights, and a context (cache and a batch with its logits).
 
-    `moving` is for the buffers of a move, `limit` what all may take together.
+    `moving` is for the buffers of a move, `limit` what all may take together (0: no limit).
     """
 
     n_models: int
@@ -55,10 +55,9 @@ class ResidentPlan:
         """The plan in words."""
         several = "s" * (self.n_models > 1)
         each = f"{_mb(self.weights)} of weights and {_mb(self.context)} of context{' each' * (self.n_models > 1)}"
-        return (
-            f"{self.n_models} model{several} in memory: {each}, {_mb(self.moving)} to move one; "
-            f"{_mb(self.total)} of {_mb(self.limit)}"
-        )
+        moving = f", {_mb(self.moving)} to move one" if self.moving else ""
+        limit = f" of {_mb(self.limit)}" if self.limit else ""
+        return f"{self.n_models} model{several} in memory: {each}{moving}; {_mb(self.total)}{limit}"
 
 
 def check_weights(plan: MergePlan, max_memory: int, options: EngineOptions) -> MemoryLimit:

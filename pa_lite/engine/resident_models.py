@@ -107,8 +107,9 @@ class ResidentModels:
         self._reloading = threading.RLock()
         self._changed = threading.Event()  # since the last decisions
         self._is_closed = False
+        self.n_moves = 0  # of models from one lam to another
         self._mover = ThreadPoolExecutor(1, "pa-lite mover")
-        self.default_lam = self._rounded(lam)
+        self.default_lam = self.rounded(lam)
         first = _Resident()
         self._residents = [first]
         limit = check_weights(plan, self.options.max_memory, self._engine)
@@ -142,7 +143,8 @@ class ResidentModels:
             for resident in self._residents:
                 resident.close()
 
-    def _rounded(self, lam: float | str) -> float:
+    def rounded(self, lam: float | str) -> float:
+        """Return a lam as models have it: with two decimals. Raises InputError for a lam that is not allowed."""
         return round(read_lam(lam, self.options.extrapolate), 2) + 0.0  # -0.0 becomes 0.0
 
     @property
@@ -155,6 +157,11 @@ class ResidentModels:
         """The lams of the models that are in memory, the last used one first."""
         present = [r for r in self._residents if r.lam is not None and r.moving_to is None]
         return [r.lam for r in sorted(present, key=lambda r: -r.used) if r.lam is not None]
+
+    @property
+    def lams_to_come(self) -> list[float]:
+        """The lams to which models are being moved now."""
+        return [lam for r in self._residents if (lam := r.moving_to) is not None]
 
     @property
     def n_models(self) -> int:
@@ -232,7 +239,7 @@ class ResidentModels:
         return job
 
     def _enqueue(self, work: Answer | ScoringJob, lam: float | str | None) -> None:
-        work.lam = chosen = self.default_lam if lam is None else self._rounded(lam)
+        work.lam = chosen = self.default_lam if lam is None else self.rounded(lam)
         with self._lock:
             if self._is_closed:
                 raise EngineError(f"{self.name}: the models were closed.")
@@ -328,6 +335,7 @@ class ResidentModels:
             resident.move = resident.moving_to = None
             resident.used = time.monotonic()
             if error is None:
+                self.n_moves += resident.lam is not None
                 resident.lam, resident.since = lam, resident.used
             else:
                 assert lam is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
 from pa_lite.engine.runner import Runner
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress
 from pa_lite.untrusted.sandbox import LimitedProcess
 
 LENGTH = 8192  # tokens of a conversation, by default; fewer if the model was trained on fewer
@@ -61,6 +63,12 @@ class Host:
     def length(self) -> int:
         """The largest number of tokens of a prompt and its answer together."""
         return self.models.length
+
+    def rounded(self, lam: float | str) -> float:
+        """Return the lam of the model that answers requests for `lam`. Raises InputError for a bad one."""
+        if isinstance(self.models, FixedModel):
+            raise InputError(f"{self.name}: the lam of a GGUF file is fixed. Leave lam {lam} out.")
+        return self.models.rounded(lam)
 
     @property
     def is_alive(self) -> bool:
@@ -133,6 +141,22 @@ class Host:
         """
         return self.models.score(prompts, n_top, lam, on_change)
 
+    def move(self, lam: float | str) -> float | None:
+        """Bring a model to a lam before requests name it. Return the seconds that it took, None if there was one.
+
+        Raises InputError for a bad lam and for a model from a file; EngineError if no model can be moved there.
+        """
+        chosen = self.models.rounded(lam)
+        if chosen in self.models.lams:
+            return None
+        started = time.monotonic()
+        answer = self.start(Prompt(self.tokenize(".")), GenerationOptions(max_tokens=1), lam=chosen, streams=False)
+        try:
+            answer.result()
+        finally:
+            answer.cancel()
+        return time.monotonic() - started
+
     def close(self, wait: float = 0.0) -> None:
         """Cancel all answers and stop; answers have `wait` seconds to become complete. Later calls do nothing."""
         self._runner.close(wait)
@@ -146,14 +170,15 @@ def open_host(
     residents: ResidentOptions | None = None,
     engine: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
+    progress: Progress | None = None,
 ) -> Iterator[Host]:
     """Load a model, or a pair at the lam where requests start by default, and host it until the end of the block.
 
-    Raises what `open_scheduled` raises.
+    `progress` gets the bytes of a download. Raises what `open_scheduled` raises.
     """
     reference = resolve_model(model)
     name = reference.pair.name if reference.pair is not None else generator_name(str(reference))
-    with open_scheduled(reference, residents, engine, weight_type) as models:
+    with open_scheduled(reference, residents, engine, weight_type, progress) as models:
         host = Host(models, name)
         try:
             yield host

@@ -32,6 +32,8 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     (pa_lite.preview, pa_lite.PlanOptions, set()),
     (pa_lite.preview, pa_lite.MergeOptions, set()),
     (pa_lite.load, ENGINE, set()),
+    (pa_lite.serve, pa_lite.ServeOptions, set()),
+    (pa_lite.serve, ENGINE, set()),
     (pa_lite.LoadedModel.score, pa_lite.ScoreOptions, set()),
     (pa_lite.LoadedModel.generate, pa_lite.GenerationOptions, set()),
     (pa_lite.LoadedModel.generate, CHAT, set()),
@@ -69,8 +71,8 @@ def test_every_public_name_is_listed_imported_and_typed() -> None:
     for name in pa_lite.__all__:
         assert getattr(pa_lite, name) is not None
         assert name in dir(pa_lite)
-    with pytest.raises(AttributeError, match="no attribute 'serve'"):
-        pa_lite.serve  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'nowhere'"):
+        pa_lite.nowhere  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_the_import_loads_nothing_heavy() -> None:
