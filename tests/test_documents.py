@@ -125,7 +125,7 @@ def test_what_documents_show_runs(
         if block.file:
             (folder / block.file).write_text(block.text, "utf-8")
         elif block.language == "python" and not block.indented:
-            run_program(["-c", block.text])
+            run_program(["-c", f"import pa_lite\n{block.text}"])
         elif block.language == "sh":
             for line in commands(block):
                 if reason_not_run(line) is None:

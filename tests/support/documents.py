@@ -39,6 +39,9 @@ NOT_RUN: Mapping[str, str] = {
     r"^pa-lite demo": "tests/study/test_demo.py runs it",
     r"^pa-lite harness": "needs the extra and data sets of the Hub; tests/tasks/lm_eval runs it",
     r"^pa-lite doctor --clean$": "asks about all temporary files; tests/system/test_leftovers.py runs it",
+    r"^(\S+=\S+ )?pa-lite serve": "runs until it is stopped; tests/serving/server does the same",
+    r"^pa-lite chat": "a conversation on a terminal; tests/cli/test_chat.py has some",
+    r"\| pa-lite |^pa-lite .* < ": "reads a pipe or a file; tests/cli run such lines",
     r"^eval |^pa-lite completion fish \|": "needs the shell itself; tests/cli/test_completion.py runs it",
 }
 
@@ -53,8 +56,10 @@ PROMPTS = "few.jsonl"
 
 # command -> options at the end of its lines, where the last one counts
 QUICKER: Mapping[str, tuple[str, ...]] = {
-    "score": ("--limit", "4"), "follow": ("--limit", "8"), "judge": ("--limit", "4"),
-    "sweep": ("--limit", "4", "--follow-limit", "8"), "search": ("--limit", "4", "--follow-limit", "8"),
+    "compare": ("--max-tokens", "8"), "generate": ("--max-tokens", "16"), "score": ("--limit", "4"),
+    "follow": ("--limit", "8"), "judge": ("--limit", "4"),
+    "sweep": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
+    "search": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
 }  # fmt: skip
 # pattern -> what is run instead
 REPLACED: Mapping[str, str] = {
