@@ -32,6 +32,7 @@ DOCUMENTS = sorted(
 NOT_RUN: Mapping[str, str] = {
     r"^python3 -m venv|pip install|pip wheel|^pipx |^uv ": "installs packages; CI runs the README's two lines",
     r"^(llama-server|lms|echo|ollama) ": "another program",
+    r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
     r"^python -m tools\.(bench|chaos|coverage|demo|fuzz)\b": "takes minutes to hours; its options are checked",
