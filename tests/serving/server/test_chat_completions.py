@@ -200,7 +200,7 @@ def test_messages_of_clients_are_understood(url: str) -> None:
     [
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": user("x") * 3000}, "messages", "the limit is 2048"),
-        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages", "unknown role 'nobody'"),
+        ({"messages": [{"role": "pilot", "content": "x"}]}, "messages", "unknown role 'pilot'"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "nothing to answer"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages",
          "the type 'image_url', but only text"),
