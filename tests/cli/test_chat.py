@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -179,17 +179,27 @@ def test_errors_questions_and_confirmations_are_plain_lines(tmp_path: Path) -> N
             assert (tmp_path / "mine.json").read_text("utf-8").startswith(content)
 
 
-def script(text: str | bytes, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a chat without a terminal."""
-    data = text.encode() if isinstance(text, str) else text
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
-    return subprocess.run(
-        [sys.executable, "-m", "pa_lite", *(words or CHAT)], input=data, capture_output=True, cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(Path(pa_lite.__file__).parents[1])},
-    )  # fmt: skip
+class Script:
+    """Runs a chat without a terminal, in this process, in a folder."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+
+    def __call__(self, text: str | bytes, *words: str) -> tuple[int, str, str]:
+        """Return exit status, stdout and stderr."""
+        data = text.encode() if isinstance(text, str) else text
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run(self._capsys, *(words or CHAT))
 
 
-def test_scripts_get_plain_answers(tmp_path: Path) -> None:
+@pytest.fixture
+def script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Script:
+    return Script(capsys, monkeypatch, tmp_path)
+
+
+def test_scripts_get_plain_answers(script: Script, tmp_path: Path) -> None:
     lines = [
         ASK,
         "/lam 1",
@@ -201,12 +211,12 @@ def test_scripts_get_plain_answers(tmp_path: Path) -> None:
         "/exit",
         "not asked",
     ]
-    done = script("\n".join(lines), tmp_path)
+    status, out, err = script("\n".join(lines))
     asked = "In one word: \nwhat does Sada keep?"
     below = "\n\n".join(f"## lam {lam}\n{alone(lam, asked)[0]}" for lam in (0, 1))
-    assert done.returncode == 0
-    assert done.stdout.decode() == f"{alone(0.6, ASK)[0]}\n\n{alone(1, asked)[0]}\n\n{below}\n"
-    said = done.stderr.decode().splitlines()
+    assert status == 0
+    assert out == f"{alone(0.6, ASK)[0]}\n\n{alone(1, asked)[0]}\n\n{below}\n"
+    said = err.splitlines()
     assert re.fullmatch(r"lam 1: moved in \d+\.\d\d s\.", said[0])
     assert said[1:] == ["a new conversation: 1 turn dropped."]
     assert not (tmp_path / "state").exists()
@@ -221,11 +231,11 @@ def test_scripts_get_plain_answers(tmp_path: Path) -> None:
         ("x " * 600, "error: the message has "),
     ],
 )  # fmt: skip
-def test_scripts_end_at_the_first_error(tmp_path: Path, text: str | bytes, said: str) -> None:
+def test_scripts_end_at_the_first_error(script: Script, tmp_path: Path, text: str | bytes, said: str) -> None:
     (tmp_path / "here.json").write_text("mine")
-    done = script(text, tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.decode().splitlines()[-1].startswith(said)
+    status, _, err = script(text)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(said)
     assert (tmp_path / "here.json").read_text() == "mine"
 
 
@@ -248,23 +258,23 @@ def test_errors_before_the_chat_are_one_line(
     assert said in err.splitlines()[0]
 
 
-def test_a_full_context_is_one_line_unless_forget_drops_turns(tmp_path: Path) -> None:
+def test_a_full_context_is_one_line_unless_forget_drops_turns(script: Script) -> None:
     long = "In one word: what does Sada keep, and what does Mili wear, and where does Bana live? " * 3
     lines = "".join(f"{i} {long}\n" for i in range(7))
-    done = script(lines, tmp_path)
-    assert done.returncode == 1
-    assert re.search(r"error: the context is full: \d+ of 512 tokens with this message", done.stderr.decode())
-    done = script(lines, tmp_path, *CHAT, "--forget")
-    assert done.returncode == 0
-    assert "the context was full: the oldest turn was dropped." in done.stderr.decode()
+    status, _, err = script(lines)
+    assert status == 1
+    assert re.search(r"error: the context is full: \d+ of 512 tokens with this message", err)
+    status, _, err = script(lines, *CHAT, "--forget")
+    assert status == 0
+    assert "the context was full: the oldest turn was dropped." in err
 
 
-def test_a_chat_starts_at_a_studys_best_lam(tmp_path: Path) -> None:
+def test_a_chat_starts_at_a_studys_best_lam(script: Script, tmp_path: Path) -> None:
     pa_lite.sweep("demo", tasks="demo_kind", follow="demo", lams="0,1", limit=8, follow_limit=12, run=tmp_path / "run")
-    done = script("/lam\n", tmp_path, *CHAT, "--study", "run")
-    assert done.stderr.decode().startswith("lam 1; in memory: 1 ")
-    done = script("", tmp_path, *CHAT, "--study", "run", "--lam", "0.5")
-    assert done.stderr.decode() == "error: lam 0.5 and study run are both given: leave one of them out.\n"
+    _, _, err = script("/lam\n", *CHAT, "--study", "run")
+    assert err.startswith("lam 1; in memory: 1 ")
+    _, _, err = script("", *CHAT, "--study", "run", "--lam", "0.5")
+    assert err == "error: lam 0.5 and study run are both given: leave one of them out.\n"
 
 
 def test_a_dumb_terminal_works(tmp_path: Path) -> None:
