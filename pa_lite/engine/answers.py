@@ -65,7 +65,8 @@ class Answer:
     """The answer to one request. Any thread may read or cancel it; a scheduler writes it.
 
     `n_reused` is the number of the prompt's tokens that were not decoded again, `lam` the lam of the model, and `label`
-    its name. The three are known once the answer has started (None and "" before).
+    its name. The three are known once the answer has started (None and "" before). `end_token` is the token by which
+    the model ended its turn, None before, and where it did not.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Answer:
         self.n_reused: int | None = None
         self.lam: float | None = None
         self.label = ""
+        self.end_token: int | None = None
         self._on_change = on_change
         self._on_cancel: Callable[[], None] | None = None
         self._lock = threading.Lock()

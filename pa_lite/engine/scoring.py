@@ -42,14 +42,20 @@ _ROW_BYTES = 48 << 20  # of logits kept in a batch; llama.cpp holds them twice
 class Score:
     """The score of a continuation: ln p in nats (<= 0), its tokens and bytes.
 
-    `is_greedy` is set if every token was the most likely one, `truncated` if the context was cut at the left to fit.
+    `n_greedy` counts the tokens that were the most likely ones. `truncated` is set if the context was cut at the left
+    to fit.
     """
 
     logprob: float
     n_tokens: int
     n_bytes: int
-    is_greedy: bool
+    n_greedy: int
     truncated: bool = False
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token was the most likely one."""
+        return self.n_greedy == self.n_tokens
 
 
 class Scorer:
@@ -81,7 +87,7 @@ class Scorer:
             tokens=n_tokens, branches=context.n_seq_max - 1, rows=context.n_outputs, cells=context.n_ctx
         )
         logprobs = np.zeros(len(requests))
-        greedy = np.ones(len(requests), np.bool_)
+        n_greedy = np.zeros(len(requests), np.int64)
 
         def result(i: int) -> Score:
             r = requests[i]
@@ -89,7 +95,7 @@ class Scorer:
                 logprob=float(logprobs[i]),
                 n_tokens=len(r.tokens) - r.n_context,
                 n_bytes=r.n_bytes,
-                is_greedy=bool(greedy[i]),
+                n_greedy=int(n_greedy[i]),
             )
 
         # requests become complete in the order of the tree
@@ -98,7 +104,7 @@ class Scorer:
         context.clear()
         with ends_on_interrupt(context):
             for batch in plan_batches(requests, limits):
-                self._run(batch, logprobs, greedy)
+                self._run(batch, logprobs, n_greedy)
                 if finished is not None:
                     for i in order[done : batch.done]:
                         finished(i, result(i))
@@ -117,7 +123,7 @@ class Scorer:
             if len(r.tokens) - 1 > n_ctx:
                 raise EngineError(f"a request has {len(r.tokens)} tokens, the context holds {n_ctx}. Use fewer shots.")
 
-    def _run(self, batch: Batch, logprobs: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_]) -> None:
+    def _run(self, batch: Batch, logprobs: npt.NDArray[np.float64], n_greedy: npt.NDArray[np.int64]) -> None:
         """Decode a batch, add its targets to the sums, and prepare the spine for the next batch."""
         context = self.context
         for branch, shared in enumerate(batch.shared, 1):
@@ -131,7 +137,7 @@ class Scorer:
             if not np.isfinite(terms).all():
                 raise context.broken()
             np.add.at(logprobs, batch.target_requests, terms)
-            np.logical_and.at(greedy, batch.target_requests, best[rows] == batch.target_tokens)
+            np.add.at(n_greedy, batch.target_requests, best[rows] == batch.target_tokens)
         context.forget(SPINE)
         if batch.keep:
             context.share(len(batch.shared), [SPINE], batch.keep)
