@@ -15,11 +15,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pa_lite.sanitize import one_line, plain, to_json
+
+if TYPE_CHECKING:
+    from pa_lite.api.studies import Measure
 
 
 def prepare_streams() -> None:
@@ -92,6 +95,11 @@ class PlainFormatter(logging.Formatter):
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in percent; `-` if unknown."""
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
+
+
+def number(value: float, measure: Measure) -> str:
+    """Return a value of a measure in percent, or in the measure's unit; `-` if unknown."""
+    return measure.number(value) if math.isfinite(value) else "-"
 
 
 def blocks(n: int) -> str:

@@ -148,13 +148,15 @@ def reading_rows(found: Sequence[Reading]) -> list[dict[str, float | str | None]
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     """Yield every finished item of the study as last run: kind, name, type, lam, item number, value, output.
 
-    A prompt whose answer instruct gave has two rows, of the kinds `agreement` and `answer-nats`.
+    A prompt whose answer instruct gave has two rows, of the kinds `agreement` and `answer-nats`. Where items count by
+    their length, as those of text, there is also a column `weight`.
 
     `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others. `seed`
     is that of the exemplars before a task's item; it is None for other kinds.
     """
-    kept, first = store.kept(), store.facts().get("seed")
-    for cell in planned_cells(store):
+    kept, first, cells = store.kept(), store.facts().get("seed"), planned_cells(store)
+    is_weighted = any(WORKLOADS[cell.kind].is_weighted for cell in cells)
+    for cell in cells:
         workload, n = WORKLOADS[cell.kind], cell.n_items // cell.seeds
         type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
         seeds = None if first is None or workload is not TaskWorkload else range(first, first + cell.seeds)
@@ -164,6 +166,7 @@ def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
                     "kind": kind, "name": cell.name, "type": type_, "lam": lam, "item": number % n,
                     "value": value, "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
                     "seed": None if seeds is None else seeds[number // n],
+                    **({"weight": workload.weight(result)} if is_weighted else {}),
                 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ _ALPACA_TOKENS = 1024  # most new tokens of an answer
 _RECORD_BYTES = 600  # approximate size of an item's record in the results file
 _CELL_BYTES = 6000  # approximate size of a cell's inputs in the results file
 _CONTEXT_BYTES = 300_000_000
-TEXT_BYTES = 256_000  # of text that are scored by default
+TEXT_BYTES = 100_000  # of text that are scored by default
 _WINDOW = 1024  # most tokens of a window of text
 _WINDOW_BYTES = 3  # of a token, for the length of passages: most then fit into one window
 
@@ -63,7 +63,7 @@ class StudyOptions:
     plan it is resolved (see `measured_options`). `extrapolate` allows lams outside [0, 1].
 
     Two measures need no right answers. `text` are files and folders of plain text, of which up to `text_limit` bytes
-    are scored (None: all). `prompts` names prompts (`everyday`, `demo`, `alpaca-eval`, a file), limited to
+    are scored (0: all). `prompts` names prompts (`everyday`, `demo`, `alpaca-eval`, a file), limited to
     `prompts_limit` evenly spaced ones, that the instruct model answers and all lams are compared with. One of `tasks`,
     `text` and `prompts` is required.
     """
@@ -85,7 +85,7 @@ class StudyOptions:
     chat: ChatOptions = field(default_factory=ChatOptions)
     extrapolate: bool = False
     text: tuple[Path, ...] = ()
-    text_limit: int | None = TEXT_BYTES
+    text_limit: int = TEXT_BYTES
     prompts: str = ""
     prompts_limit: int | None = None
 
@@ -188,9 +188,10 @@ def _check_options(options: StudyOptions) -> None:
         raise InputError("--alpaca and --judge require each other: give both.")
     if options.calibration is not None and not options.judge:
         raise InputError("--calibration compares a judge with known preferences: add --alpaca and --judge.")
-    for limit, name in ((options.text_limit, "--text-limit"), (options.prompts_limit, "--prompts-limit")):
-        if limit is not None and limit < 1:
-            raise InputError(f"{name} {limit} is less than 1.")
+    if options.text_limit < 0:
+        raise InputError(f"--text-limit {options.text_limit} is negative: it is a number of bytes, or 0 for all.")
+    if options.prompts_limit is not None and options.prompts_limit < 1:
+        raise InputError(f"--prompts-limit {options.prompts_limit} is less than 1.")
     if options.alpaca and options.reference is None and 1.0 not in options.lams:
         raise InputError("the reference answers are those at lam 1, which is missing: add it, or use --reference.")
     if options.judge:
@@ -343,7 +344,7 @@ def _task_workload(spec: TaskSpec, options: ScoreOptions) -> TaskWorkload:
 
 def _text_workload(options: StudyOptions, window: int) -> TextWorkload:
     """Return the workload of the texts, and log what of them is left out."""
-    passages = cut_documents(read_documents(options.text), _WINDOW_BYTES * window, options.text_limit)
+    passages = cut_documents(read_documents(options.text), _WINDOW_BYTES * window, options.text_limit or None)
     for remark in passages.remarks:
         _log.warning("%s", remark)
     name = name_text(options.text[0].resolve().name) or "text"

@@ -24,7 +24,7 @@ from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
-from pa_lite.study.unlabelled import AgreementWorkload, TextWorkload
+from pa_lite.study.unlabelled import AgreementWorkload, InstructWorkload, TextWorkload
 from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload
 
 _EXAMPLES = 6
@@ -57,9 +57,9 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     """
     facts, cells = store.facts(), planned_cells(store)
     once = [c for c in cells if not WORKLOADS[c.kind].is_along_lam and c.summary is not None]
-    cells = [c for c in cells if WORKLOADS[c.kind].is_along_lam]
-    if not cells and once:
+    if all(c.kind == InstructWorkload.kind for c in cells):  # stopped before the lams
         raise _unfinished(store)
+    cells = [c for c in cells if WORKLOADS[c.kind].is_along_lam]
     if not cells:
         raise damaged(store.path, "table cells has no task")
     types = list(dict.fromkeys(c.type for c in cells))

@@ -192,8 +192,8 @@ def _files(folder: Path, skipped: list[str]) -> Iterator[Path]:
 def cut_documents(documents: Documents, longest: int, limit: int | None = None) -> Passages:
     """Cut documents into passages of up to `longest` bytes, and take evenly spaced ones of up to `limit` bytes in all.
 
-    A short text is cut into shorter passages, so that there are some to compare. Raises InputError for less than 256
-    bytes.
+    A short text of few documents is cut into shorter passages, so that there are some to compare. Raises InputError for
+    less than 256 bytes.
     """
     raws = [(i, document.text.encode("utf-8")) for i, document in enumerate(documents.found)]
     raws = [(i, raw) for i, raw in raws if raw.strip()]
@@ -201,7 +201,8 @@ def cut_documents(documents: Documents, longest: int, limit: int | None = None) 
     if total < _LEAST_BYTES:
         raise InputError(f"the text has {total} bytes (--text): too few. Give at least {_LEAST_BYTES}, better 20000.")
     shorter = max(_SHORTEST, -(-total // _LEAST_WINDOWS))
-    if sum(-(-len(raw) // longest) for _, raw in raws) < _LEAST_WINDOWS and shorter < longest:
+    n_windows = sum(-(-len(raw) // longest) for _, raw in raws)
+    if len(raws) < LEAST_DOCUMENTS and n_windows < _LEAST_WINDOWS and shorter < longest:
         remarks.append(f"the text has only {total} bytes: windows of {shorter} bytes, not {longest}.")
         longest = shorter
     parts = [(i, part) for i, raw in raws for part in cut(raw, longest)]

@@ -37,6 +37,8 @@ ANSWER_NATS = "answer-nats"  # the name of the second value of `AgreementWorkloa
 class _Weighted(Workload[_R]):
     """Common part of workloads whose items count by their length."""
 
+    is_weighted = True
+
     @property
     def clusters(self) -> tuple[int, ...] | None:
         """The number of each item's cluster; None if all items are independent."""
@@ -101,13 +103,6 @@ class TextWorkload(_Weighted[TextItem]):
             }
         return records
 
-    @classmethod
-    def decode(cls, record: Any) -> TextItem:
-        found = super().decode(record)
-        if not found.n_bytes:
-            raise ValueError("'n_bytes' of record is 0")
-        return found
-
     @staticmethod
     def value(result: TextItem) -> float:
         return result.nats / math.log(2) / result.n_bytes
@@ -115,6 +110,10 @@ class TextWorkload(_Weighted[TextItem]):
     @staticmethod
     def weight(result: TextItem) -> float:
         return float(result.n_bytes)
+
+    @property
+    def mean_weight(self) -> float:
+        return float(np.mean([len(p.encode("utf-8")) for p in self.passages]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +244,10 @@ class AgreementWorkload(_Weighted[AgreedItem]):
     @staticmethod
     def weight(result: AgreedItem) -> float:
         return float(result.n_tokens)
+
+    @property
+    def mean_weight(self) -> float:
+        return float(np.mean([len(a.tokens) for a in self.answers])) if self.answers else 1.0
 
     @classmethod
     def measures(cls) -> Mapping[str, Measure]:

@@ -33,8 +33,8 @@ class Workload(ABC, Generic[_R]):
 
     `kind` is its name in the results file, `activity` that in progress; `measure` is the measure that its values belong
     to, if any; `judge`, if any, runs it instead of the study's model. Without `is_along_lam` it is run once, not at
-    every lam. `summary_version` increases when `summary` gives more or other values, so that finished cells of older
-    versions get a new summary from their records.
+    every lam. With `is_weighted`, items count by `weight`. `summary_version` increases when `summary` gives more or
+    other values, so that finished cells of older versions get a new summary from their records.
     """
 
     kind: ClassVar[str]
@@ -43,6 +43,7 @@ class Workload(ABC, Generic[_R]):
     measure: ClassVar[Measure | None] = None
     summary_version: ClassVar[int] = 1
     is_along_lam: ClassVar[bool] = True
+    is_weighted: ClassVar[bool] = False
     name: str
 
     @property
@@ -89,6 +90,11 @@ class Workload(ABC, Generic[_R]):
     @staticmethod
     def weight(_result: _R) -> float:
         """Return how much a result counts in the average, the same at every lam."""
+        return 1.0
+
+    @property
+    def mean_weight(self) -> float:
+        """The mean weight of all items."""
         return 1.0
 
     @classmethod

@@ -159,13 +159,18 @@ def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: s
     for axes, each in zip(grid, groups, strict=True):
         for shown in each:
             _line(axes, curves.lams, shown, on_page)
-        rows = _mark(axes, curves, found) if axes is grid[0] else rows
+        if axes is grid[0]:
+            rows = _mark(axes, curves, found)
+        else:
+            for lam, _, _ in marks(curves, found):
+                axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
         axes.set(ylabel=each[0].measure.axis, **({"ylim": (0, 100)} if each[0].measure.is_share else {}))
         axes.grid(alpha=0.3)
     grid[-1].set(xlabel="lam (0 = base, 1 = instruct)")
     if title:
         grid[0].set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name may contain dollar signs
-    figure.legend(loc="outside lower center", ncols=2 if curves.length_controlled else 3, frameon=False)
+    is_wide = curves.length_controlled or curves.answers is not None
+    figure.legend(loc="outside lower center", ncols=2 if is_wide else 3, frameon=False)
 
 
 def _height(curves: Curves, alone: float) -> float:

@@ -114,7 +114,7 @@ def plane_figure(curves: Curves, found: Sequence[Reading]) -> Figure:
         "customdata": ["Pareto-optimal" if p.is_optimal else "not Pareto-optimal" if ranks else "" for p in points],
         "hovertemplate": f"lam %{{hovertext}}: {word} %{{x:.1f}}%, {value}<extra>%{{customdata}}</extra>",
     }  # fmt: skip
-    layout = {
+    layout: Figure = {
         "xaxis": {**_AXIS, "title": {"text": f"{word}, percent"}},
         "yaxis": {**_AXIS, "title": {"text": axis_title(measure)}}, "height": 420, "hovermode": "closest",
     }  # fmt: skip

@@ -66,7 +66,8 @@ def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
     middle = (following.max() + following.min()) / 2
     return [
         Point(
-            lam=curves.lams[i], following=x, skill=abs(y), is_named=is_named, is_optimal=i in front, on_right=x > middle,
+            lam=curves.lams[i], following=x, skill=abs(y), is_named=is_named, is_optimal=i in front,
+            on_right=x > middle,
             names=", ".join([f"{curves.lams[i]:g}", *marked.get(curves.lams[i], [])]),
         )
         for i, (x, y), is_named in zip(order, at, apart, strict=True)

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from pa_lite.sanitize import one_line
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import Curves, averages
-from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
 from pa_lite.study.measures import FEW_SHOT, Measure
+from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
 from pa_lite.study.report.shapes import charts, plane
 from pa_lite.study.summary import Reading, labels
 
@@ -89,8 +89,8 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
         best = ", ".join(f"{p.lam:g}" for p in points if p.is_optimal)
         skill = curves.skill_measure.label
         out["plane"] = (
-            f"{skill[0].upper()}{skill[1:]} against {curves.compliance_measure.label}: a point for each lam, joined in their order."
-            + (f" Pareto-optimal: lam {best}." if best else "")
+            f"{skill[0].upper()}{skill[1:]} against {curves.compliance_measure.label}: a point for each lam, joined in "
+            "their order." + (f" Pareto-optimal: lam {best}." if best else "")
         )
     for name, (each, _) in panels.items():
         courses = " ".join(course(panel.name, panel.shown.estimates) for panel in each)
