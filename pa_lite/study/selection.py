@@ -198,7 +198,7 @@ def paired_p(gaps: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> float:
     if all(gap.by_seed is None for gap in gaps) and all(np.isin(s, (-1.0, 0.0, 1.0)).all() for s in sums):
         return found
     spread = paired_spread(gaps)
-    if not math.isfinite(spread.stderr):
+    if not (math.isfinite(spread.stderr) and spread.stderr > 0):
         return found
     return max(found, t_test_p(_value(gaps) / spread.stderr, spread.df))
 

@@ -35,6 +35,7 @@ from pa_lite.study.summary import StudySummary
 from pa_lite.study.sweep import estimate_pair, sweep_pair
 from pa_lite.study.texts import cut_documents, read_documents
 from pa_lite.study.unlabelled import AgreementWorkload, TextWorkload
+from tests.cli.test_cli import run as command
 from tests.engine.test_scoring import EXACT, alone
 
 NOTES = [
@@ -289,6 +290,47 @@ def test_prompts_beyond_the_context_are_refused(folder: Path, tmp_path: Path) ->
         InputError, match=r"long: prompt 1 has \d+ tokens; with an answer of 128 they exceed the context"
     ):
         sweep_pair("demo", options(folder, prompts=str(path)), tmp_path / "run")
+
+
+def test_commands(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = ["--text", folder / "0.txt", "--text", folder / "1.txt", "--prompts", "demo", "--prompts-limit", 6]
+    words += ["--lam", "0,1"]
+    code, out, err = command(
+        capsys, "sweep", "demo", *words, "--text-limit", "600", "--run", "a", "--dry-run", "--json"
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(out)["cells"] == 1 + 2 * 2
+    assert any("evenly spaced windows (--text-limit)" in line for line in caplog.messages)
+    code, out, err = command(capsys, "sweep", "demo", *words, "--run", "a")
+    assert code == 0
+    for expected in ("text bits/byte", "agreed %", "answers nats/token", "Stand-ins without labels: "):
+        assert expected in out
+    code, out, err = command(capsys, "report", "a", "--lm-eval", "lm")
+    assert code == 1
+    assert "a: has no task, and --lm-eval writes results of tasks only. Omit --lm-eval." in err
+    assert not Path("lm").exists()
+    assert command(capsys, "report", "a", "--csv", "items.csv")[0] == 0
+    assert Path("items.csv").read_text("utf-8").splitlines()[0].endswith(",stale,seed,weight")
+    code, out, err = command(
+        capsys, "sweep", "demo", *words, "--tasks", "demo_kind", "--limit", 6, "--run", "b", "--json"
+    )
+    assert [t["name"] for t in json.loads(out)["tasks"]] == ["demo_kind"]
+    caplog.clear()
+    assert command(capsys, "report", "b", "--lm-eval", "lm")[0] == 0
+    assert caplog.messages == [
+        "--lm-eval leaves out what was measured without labels: its format has results of tasks only"
+    ]
+    assert len(list(Path("lm").iterdir())) == 2
+    code, out, err = command(capsys, "sweep", "demo", "--follow", "demo")
+    assert (code, out) == (2, "")
+    assert "error: missing option '--tasks'." in err
+    code, out, err = command(capsys, "sweep", "demo", "--prompts", "--lam", "0,1", "--dry-run")
+    assert code == 0
+    assert "note: the demo pair knows only its own instructions: use --prompts demo." in err
 
 
 SCRIPT = """
