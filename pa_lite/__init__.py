@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
+    from pa_lite.api.searching import SearchOptions as SearchOptions
+    from pa_lite.api.searching import SearchResult as SearchResult
+    from pa_lite.api.searching import search as search
     from pa_lite.api.server import ServeOptions as ServeOptions
     from pa_lite.api.server import serve as serve
     from pa_lite.api.serving import ChatAnswer as ChatAnswer
@@ -67,14 +70,11 @@ if TYPE_CHECKING:
     from pa_lite.api.studies import Estimate as Estimate
     from pa_lite.api.studies import Goal as Goal
     from pa_lite.api.studies import ReportOptions as ReportOptions
-    from pa_lite.api.studies import SearchOptions as SearchOptions
-    from pa_lite.api.studies import SearchResult as SearchResult
     from pa_lite.api.studies import Study as Study
     from pa_lite.api.studies import StudyOptions as StudyOptions
     from pa_lite.api.studies import demo as demo
     from pa_lite.api.studies import open_study as open_study
     from pa_lite.api.studies import plan_sweep as plan_sweep
-    from pa_lite.api.studies import search as search
     from pa_lite.api.studies import sweep as sweep
     from pa_lite.api.tasks import HarnessOptions as HarnessOptions
     from pa_lite.api.tasks import harness as harness
@@ -95,9 +95,10 @@ _NAMES = {
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
     "server": ("ServeOptions", "serve"),
     "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
+    "searching": ("SearchOptions", "SearchResult", "search"),
     "studies": (
-        "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
-        "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
+        "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "Study", "StudyOptions", "demo", "open_study",
+        "plan_sweep", "sweep",
     ),
     "tasks": ("HarnessOptions", "harness"),
 }  # fmt: skip

@@ -23,6 +23,8 @@ from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import check_target, write_text
 
+_EVERYDAY = Path(__file__).with_name("everyday.jsonl")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -64,7 +66,9 @@ def demo_instructions_path() -> Path:
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """Return the prompts of `demo`, of `alpaca-eval` (from the Hub), or of a JSON or JSONL file of objects.
+    """Return the prompts of `everyday`, `demo`, `alpaca-eval` (from the Hub), or of a JSON or JSONL file of objects.
+
+    `everyday` are 60 requests of many kinds, embedded in pa-lite.
 
     A file whose name ends in .txt has one prompt a line; empty lines are skipped. An object has an `instruction` and
     may have `input` (or `context`, appended to the instruction), `system` and `dataset`; see `content_of`. Raises
@@ -77,9 +81,11 @@ def load_prompts(source: str) -> list[Prompt]:
         from pa_lite.alpaca.alpaca_eval import load_alpaca_eval
 
         return load_alpaca_eval()
+    if source == "everyday":
+        return read_prompts(_EVERYDAY, source)
     path = Path(source)
     if not path.exists():
-        raise InputError(f"unknown prompts {source!r}: not an existing file, 'demo' or 'alpaca-eval'.")
+        raise InputError(f"unknown prompts {source!r}: not an existing file, 'demo', 'everyday' or 'alpaca-eval'.")
     reader = read_lines if path.suffix.lower() == ".txt" else read_prompts
     return reader(path, name_text(path.stem))
 

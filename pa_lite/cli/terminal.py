@@ -24,6 +24,8 @@ from pa_lite.sanitize import one_line, plain, to_json
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from pa_lite.api.studies import Measure
+
 
 def prepare_streams() -> None:
     """Let stdout and stderr escape characters that their encoding lacks, instead of raising.
@@ -189,6 +191,11 @@ class PlainFormatter(logging.Formatter):
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in percent; `-` if unknown."""
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
+
+
+def number(value: float, measure: Measure) -> str:
+    """Return a value of a measure in percent, or in the measure's unit; `-` if unknown."""
+    return measure.number(value) if math.isfinite(value) else "-"
 
 
 def blocks(n: int) -> str:
