@@ -102,9 +102,9 @@ def _kept(error: BaseException | None) -> str:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Return whether the cause is an interrupt: before 3.12, Python makes one in a `__set_name__` a RuntimeError."""
+    """Return whether an interrupt led to an error: Python makes one in a `__set_name__` or an import's lock another."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__
+        error = error.__cause__ or error.__context__
     return error is not None
 
 

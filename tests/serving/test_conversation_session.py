@@ -16,7 +16,7 @@ from pa_lite.errors import EngineError, InputError
 from pa_lite.serving.conversation_session import ChatSession, ContextFullError, LiveTurn
 from tests.support.parrots import write_parrot
 
-ASK = "In one word: what does Sada keep?"
+ASK = "Who is Sada?"
 WORDS = ["one ", "two ", "three ", "four ", "five ", "six "]
 ONE = pa_lite.EngineOptions(threads=1)
 

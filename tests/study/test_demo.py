@@ -48,9 +48,10 @@ def test_demo_pair_has_the_trade_off(demo: DemoResult) -> None:
     skill, follow = means(demo.study.curves.tasks), demo.study.curves.follow
     assert follow is not None
     followed = means([follow])
-    assert skill.max() - skill[-1] > 0.15
-    assert followed[0] < 0.2
-    assert followed[-1] > 0.7
+    assert skill.max() - skill[-1] > 0.04
+    assert skill.max() - skill[0] > 0.1
+    assert followed[0] < 0.1
+    assert followed[-1] > 0.6
 
 
 def shape(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from tests.cli.test_cli import run
 from tests.support.alpaca_files import write_rows
 
 OPTIONS = StudyOptions(
-    lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=8), alpaca="demo", alpaca_limit=24, judge="demo@1.0"
+    lams=(0.0, 1.0), tasks=("demo_kind",), score=ScoreOptions(limit=8), alpaca="demo", alpaca_limit=24, judge="demo@0.5"
 )
 SMALL = replace(OPTIONS, alpaca_limit=4)
 OTHERS = [

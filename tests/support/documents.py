@@ -35,7 +35,7 @@ NOT_RUN: Mapping[str, str] = {
     r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
-    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz)\b": "takes minutes to hours; its options are checked",
+    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures)\b": "takes long; its options are checked",
     r"^python -m tools\.docs": "writes into the repository; tests/tools/test_docs.py compares what it would write",
     r"^pa-lite demo": "tests/study/test_demo.py runs it",
     r"^pa-lite harness": "needs the extra and data sets of the Hub; tests/tasks/lm_eval runs it",
@@ -50,7 +50,7 @@ NOT_RUN: Mapping[str, str] = {
 STAND_INS: Mapping[str, str] = {
     "Base": "base folder", "Llama-3.2-1B": "base folder", "Instruct": "instruct folder",
     "Llama-3.2-1B-Instruct": "instruct folder", "base.gguf": "lam 0", "instruct.gguf": "lam 1", "model.gguf": "lam 0.7",
-    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1",
+    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1", "my-notes": "text",
 }  # fmt: skip
 # prompts of the embedded pair, instead of the hundreds that `--prompts demo` has
 PROMPTS = "few.jsonl"
@@ -137,6 +137,9 @@ def make_stand_ins(folder: Path) -> None:
         kind, _, lam = what.partition(" ")
         if lam == "folder":
             shutil.copytree(demo / kind, folder / name)
+        elif kind == "text":
+            (folder / name).mkdir()
+            (folder / name / "notes.md").write_text((ROOT / "README.md").read_text("utf-8")[:4000], "utf-8")
         elif kind == "lam":
             pa_lite.merge("demo", lam=float(lam), type="F16", output=folder / name)
     options = pa_lite.GenerationOptions(max_tokens=16)

@@ -431,6 +431,7 @@ document.querySelectorAll("input[name=mode]").forEach((each) => each.addEventLis
 $("copy-command").addEventListener("click", (event) => copy($("command").textContent, event.target));
 $("clear").addEventListener("click", () => { stopping?.abort(); turns = []; draw(); keep(); say("The conversation is empty."); $("question").focus(); });
 $("open-settings").addEventListener("click", () => $("settings").showModal());
+$("keep").addEventListener("change", keep);
 $("settings").addEventListener("close", () => { draw(); keep(); });
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
