@@ -137,7 +137,7 @@ def test_judge_of_a_study_judges_other_known_pairs(
     with open_store(folder) as store:
         cells = {c.key: c.seconds for c in store.cells()}
         (cell,) = (c for c in store.cells() if c.kind == "calibration")
-        assert (cell.name, cell.n_items) == ("known, judged by demo@1.0", 21)
+        assert (cell.name, cell.n_items) == ("known, judged by demo@0.5", 21)
         rows = [r for r in item_rows(store) if r["kind"] == "calibration"]
         assert {(r["type"], r["lam"]) for r in rows} == {(None, None)}
         verdicts = store.items(cell.key)
@@ -150,7 +150,7 @@ def test_judge_of_a_study_judges_other_known_pairs(
         assert {c.key: c.seconds for c in store.cells()} == cells  # nothing was judged again
 
     words = ["demo", "--lam", "0,1", "--tasks", "demo_kind", "--limit", 8, "--alpaca", "demo", "--alpaca-limit", 4]
-    words += ["--judge", "demo@1.0", "--calibration", known, "--run", folder]
+    words += ["--judge", "demo@0.5", "--calibration", known, "--run", folder]
     status, out, _ = run(capsys, "sweep", *words, "--dry-run")
     assert status == 0
     assert (
@@ -235,7 +235,7 @@ def test_unusable_calibrations_are_refused(run_folder: Path, tmp_path: Path) -> 
     empty = write_rows(tmp_path / "empty.json", [{**OTHERS[0], "preference": None}])
     with pytest.raises(InputError, match="none of its 1 entries has a preference"):
         sweep_pair("demo", replace(SMALL, calibration=empty), tmp_path / "run")
-    rows = [{**r, "annotator": "demo@1.0"} for r in OTHERS]
+    rows = [{**r, "annotator": "demo@0.5"} for r in OTHERS]
     with pytest.raises(InputError, match="the judge itself"):
         sweep_pair("demo", replace(SMALL, calibration=write_rows(tmp_path / "own.json", rows)), tmp_path / "own")
     plain = sweep_pair("demo", StudyOptions(lams=(0.0, 1.0), tasks=("demo_kind",), score=OPTIONS.score), tmp_path / "p")

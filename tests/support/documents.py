@@ -35,7 +35,7 @@ NOT_RUN: Mapping[str, str] = {
     r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
-    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures)\b": "takes long; its options are checked",
+    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures)\b": "takes long; options are checked",
     r"^python -m tools\.docs": "writes into the repository; tests/tools/test_docs.py compares what it would write",
     r"^pa-lite demo": "tests/study/test_demo.py runs it",
     r"^pa-lite harness": "needs the extra and data sets of the Hub; tests/tasks/lm_eval runs it",
@@ -144,7 +144,7 @@ def make_stand_ins(folder: Path) -> None:
             pa_lite.merge("demo", lam=float(lam), type="F16", output=folder / name)
     options = pa_lite.GenerationOptions(max_tokens=16)
     with pa_lite.load(folder / "instruct.gguf") as model:
-        model.write_outputs(pa_lite.load_prompts(folder / PROMPTS), folder / "instruct.json", options)
+        model.write_outputs(pa_lite.load_prompts(str(folder / PROMPTS)), folder / "instruct.json", options)
 
 
 def pairs_named(document: Path) -> dict[str, Path]:

@@ -27,7 +27,7 @@ _FLAGS = ["--no-sandbox", "--disable-gpu", "--force-color-profile=srgb"]
 def take_page(browser: Any, target: Path) -> None:
     """Ask at three lams on a running server, and save what the page shows."""
     with running_server("demo", pa_lite.ServeOptions(port=0)) as server:
-        tab = browser.new_page(viewport={"width": 1120, "height": 800}, color_scheme="light")
+        tab = browser.new_page(viewport={"width": 1120, "height": 900}, color_scheme="light")
         tab.goto(server.url)
         tab.wait_for_selector("#examples button")
         tab.check("input[name=columns][value='3']", force=True)
