@@ -178,3 +178,9 @@ def test_a_full_queue_answers_429(guarded: str) -> None:
     finally:
         for connection in held:
             connection.close()
+
+
+@pytest.mark.parametrize("path", ["/health%0a", "/v1/models%0d%0ax", "/%00"])
+def test_paths_with_control_characters_are_unknown(url: str, path: str) -> None:
+    status, _ = raw(url, request_bytes(url, path, b"", "Connection: close", method="GET"))
+    assert status == 404
