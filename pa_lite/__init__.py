@@ -68,8 +68,10 @@ if TYPE_CHECKING:
     from pa_lite.api.studies import plan_sweep as plan_sweep
     from pa_lite.api.studies import search as search
     from pa_lite.api.studies import sweep as sweep
+    from pa_lite.api.tasks import Examples as Examples
     from pa_lite.api.tasks import HarnessOptions as HarnessOptions
     from pa_lite.api.tasks import harness as harness
+    from pa_lite.api.tasks import new_task as new_task
     from pa_lite.errors import PaLiteError as PaLiteError
 
     __version__: str
@@ -89,19 +91,19 @@ _NAMES = {
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
     ),
-    "tasks": ("HarnessOptions", "harness"),
+    "tasks": ("Examples", "HarnessOptions", "harness", "new_task"),
 }  # fmt: skip
 _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() for name in names}
 _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
     "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
-    "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
+    "Examples", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
     "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
     "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
     "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair", "search", "sweep",
-    "win_rate",
+    "load", "load_prompts", "merge", "new_task", "open_study", "pairs", "plan_sweep", "preview", "remove_pair",
+    "search", "sweep", "win_rate",
 ]  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from pa_lite.study.store import has_results, read_store
 from pa_lite.study.summary import BestLam, Reading, best_for, conclusion, labels, readings
 from pa_lite.study.sweep import estimate_pair, sweep_pair, with_recorded_date
 from pa_lite.system.atomic import check_target
+from pa_lite.tasks.examples import Examples
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.untrusted.safe_names import file_name
 
@@ -153,6 +154,7 @@ def sweep(
     run: str | Path | None = None,
     *,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     lams: Lams | None = None,
     extrapolate: bool | None = None,
@@ -237,6 +239,7 @@ def plan_sweep(
     keep_stale: bool = False,
     *,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     lams: Lams | None = None,
     extrapolate: bool | None = None,
@@ -312,6 +315,7 @@ def search(
     sure: float | None = Goal.sure,
     budget: float | None = None,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     lams: Lams | None = None,
     extrapolate: bool | None = None,

@@ -22,7 +22,7 @@ PURPOSES: Mapping[str, Sequence[str]] = {
 }
 # subject -> names of parameters; what is not named here comes first, under "Options"
 SUBJECTS: Mapping[str, Sequence[str]] = {
-    "Tasks": ("tasks", "shots", "limit", "seed", "seeds", "mutual_info"),
+    "Tasks": ("tasks", "table", "inputs", "output_column", "kind", "shots", "limit", "seed", "seeds", "mutual_info"),
     "Instructions": ("follow", "follow_limit", "name"),
     "Answers and judge": (
         "alpaca", "alpaca_limit", "judge", "reference", "calibration", "one_order", "allow_empty", "judge_model",

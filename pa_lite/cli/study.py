@@ -14,22 +14,36 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import files, instruction_sets, models, prompts, runs, task_names, weight_types
 from pa_lite.cli.help import command
-from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
+from pa_lite.cli.options import (
+    CALIBRATION,
+    EXTRAPOLATE,
+    FORCE,
+    GPU,
+    JSON,
+    PROBE,
+    SEEDS,
+    THREADS,
+    chats,
+    check_named,
+    takes_examples,
+    takes_pair,
+)
 from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite import ChatOptions, Estimate, StudyOptions
+    from pa_lite import ChatOptions, Estimate, Examples, StudyOptions
     from pa_lite.api.options import PairLike
     from pa_lite.api.studies import Curves, Reading, StudyLike
 
 
 def measured(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for what is measured; `study_options` turns them into StudyOptions."""
-    options = [
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
         EXTRAPOLATE,
-        click.option("--tasks", required=True, shell_complete=task_names,
+        click.option("--tasks", default="", shell_complete=task_names,
                      help="Tasks, suites or .toml files, comma-separated."),
+        takes_examples("--output", "--output-column"),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      shell_complete=instruction_sets,
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
@@ -55,15 +69,17 @@ def note_instructions(pair: PairLike, follow: str) -> None:
 
 
 def study_options(
-    lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
-    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
-    extrapolate: bool, seeds: int = 1,
+    lams: str, tasks: str, examples: Examples | None, follow: str, follow_limit: int | None, types: str,
+    shots: int | None, limit: int | None, seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool,
+    chat: ChatOptions, extrapolate: bool, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
     from pa_lite.api.options import parse_lams, read_schedule
     from pa_lite.api.tasks import split_names
 
+    check_named(tasks, examples)
     return pa_lite.StudyOptions(
-        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=split_names(tasks),
+        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=split_names(tasks) if tasks else (),
+        examples=examples,
         types=split_names(types, "types"), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
         chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
@@ -126,6 +142,7 @@ def sweep(
 
     \b
     pa-lite sweep demo --tasks demo --follow demo
+    pa-lite sweep demo --examples my.csv
     pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
     """
     from pa_lite.api.studies import run_folder
