@@ -60,7 +60,7 @@ def _in_turn(answers: Iterable[tuple[int, str]]) -> list[int]:
     return [i for _, i in sorted(ranks, key=lambda rank: rank[0])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Candidate:
     """A row that may be an exemplar: its text without case and repeated spaces, its answer, its cluster."""
 
@@ -90,7 +90,9 @@ class OtherRows:
             chosen = np.random.default_rng(_SEED).choice(len(pool), _MOST_CANDIDATES, replace=False)
             kept = sorted(map(int, chosen))
         items = [(pool[i], formatter.item(i, pool[i])) for i in kept]
-        self._candidates = [_Candidate(ref, _plain(item), _answer(item), item.cluster) for ref, item in items]
+        self._candidates = [
+            _Candidate(ref=ref, text=_plain(item), answer=_answer(item), cluster=item.cluster) for ref, item in items
+        ]
         self._solved: dict[int, str] = {}
 
     def before(self, items: Sequence[Item], seed: int | None) -> list[str]:
