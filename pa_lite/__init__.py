@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
+    from pa_lite.api.sharing import Modelfile as Modelfile
+    from pa_lite.api.sharing import modelfile as modelfile
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -87,6 +89,7 @@ _NAMES = {
         "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
+    "sharing": ("Modelfile", "modelfile"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
@@ -98,12 +101,12 @@ _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
     "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
-    "Examples", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
-    "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
-    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study", "StudyOptions",
-    "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness", "inspect", "judge",
-    "load", "load_prompts", "merge", "new_task", "open_study", "pairs", "plan_sweep", "preview", "remove_pair",
-    "search", "sweep", "win_rate",
+    "Examples", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions",
+    "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Modelfile", "Output", "PaLiteError", "Pair", "PlanOptions",
+    "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study",
+    "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness",
+    "inspect", "judge", "load", "load_prompts", "merge", "modelfile", "new_task", "open_study", "pairs", "plan_sweep",
+    "preview", "remove_pair", "search", "sweep", "win_rate",
 ]  # fmt: skip
 
 
