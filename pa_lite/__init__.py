@@ -55,7 +55,12 @@ if TYPE_CHECKING:
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
     from pa_lite.api.sharing import Modelfile as Modelfile
+    from pa_lite.api.sharing import Pushed as Pushed
+    from pa_lite.api.sharing import PushPlan as PushPlan
+    from pa_lite.api.sharing import model_card as model_card
     from pa_lite.api.sharing import modelfile as modelfile
+    from pa_lite.api.sharing import plan_push as plan_push
+    from pa_lite.api.sharing import push as push
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -89,7 +94,7 @@ _NAMES = {
         "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
-    "sharing": ("Modelfile", "modelfile"),
+    "sharing": ("Modelfile", "PushPlan", "Pushed", "model_card", "modelfile", "plan_push", "push"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
         "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
@@ -103,10 +108,10 @@ __all__ = [
     "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
     "Examples", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions",
     "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Modelfile", "Output", "PaLiteError", "Pair", "PlanOptions",
-    "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "Study",
-    "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness",
-    "inspect", "judge", "load", "load_prompts", "merge", "modelfile", "new_task", "open_study", "pairs", "plan_sweep",
-    "preview", "remove_pair", "search", "sweep", "win_rate",
+    "Preview", "Prompt", "PushPlan", "Pushed", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions",
+    "SearchResult", "Study", "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo",
+    "diff", "harness", "inspect", "judge", "load", "load_prompts", "merge", "model_card", "modelfile", "new_task",
+    "open_study", "pairs", "plan_push", "plan_sweep", "preview", "push", "remove_pair", "search", "sweep", "win_rate",
 ]  # fmt: skip
 
 

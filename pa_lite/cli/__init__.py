@@ -16,7 +16,20 @@ from typing import NoReturn
 
 import click
 
-from pa_lite.cli import checkpoints, completion, doctor, follow, harness, judge, merge, pairs, search, study, tasks
+from pa_lite.cli import (
+    checkpoints,
+    completion,
+    doctor,
+    follow,
+    harness,
+    judge,
+    merge,
+    pairs,
+    push,
+    search,
+    study,
+    tasks,
+)
 from pa_lite.cli.help import Group
 from pa_lite.cli.mapped import report_unreadable_maps
 from pa_lite.cli.signals import EndSignal, end_in_order
@@ -57,7 +70,7 @@ def cli(context: click.Context, debug: bool) -> None:
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
     follow.generate, follow.follow, judge.judge, judge.winrate, study.sweep, search.search, study.report, study.demo,
-    doctor.doctor, completion.completion,
+    push.push, doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -15,7 +15,7 @@ _LONG = 10  # a command with more options shows them by subject
 # purpose -> commands, in the order of the help
 PURPOSES: Mapping[str, Sequence[str]] = {
     "Make a model": ("merge",),
-    "Use a model": ("generate",),
+    "Use a model": ("generate", "push"),
     "Measure a model": ("score", "follow", "judge", "winrate", "harness"),
     "Study a pair": ("demo", "sweep", "search", "report"),
     "Look up": ("inspect", "diff", "pairs", "tasks", "doctor", "completion"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 _ACTION = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.S)
@@ -42,14 +41,13 @@ class _Call(NamedTuple):
     words: Sequence[Any]
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A list of texts, calls, and inner blocks; `condition` and `otherwise` are for `if`, `names` for `range`."""
+class _Block(NamedTuple):
+    """An `if` or `range` with its value and nodes; `otherwise` are those of `else`, `names` (for `range`) variables."""
 
-    value: _Call | None = None
-    names: tuple[str, ...] | None = None
-    nodes: list[Any] = field(default_factory=list)
-    otherwise: list[Any] = field(default_factory=list)
+    value: _Call
+    names: tuple[str, ...] | None
+    nodes: list[Any]
+    otherwise: Sequence[Any] = ()
 
 
 def collate(messages: Sequence[GoMessage]) -> tuple[str, list[GoMessage]]:

@@ -30,7 +30,7 @@ def test_a_task_file_is_written_shown_and_scored_like_the_table(
     assert (status, err) == (0, "")
     assert shown["prompt"].splitlines()[-1] == "- word 0 ->"
     assert [text for _, text in shown["requests"]] == [" even", " odd"]
-    both = [["--examples", table], ["--tasks", "my.toml"]]
+    both: list[list[object]] = [["--examples", table], ["--tasks", "my.toml"]]
     documents = [json.loads(run(capsys, "score", "demo@0.5", *words, "--json")[1]) for words in both]
     assert documents[0]["results"] == documents[1]["results"]
     assert documents[0]["results"]["my"]["sample_len"] == 30
