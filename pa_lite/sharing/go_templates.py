@@ -62,7 +62,7 @@ def collate(messages: Sequence[GoMessage]) -> tuple[str, list[GoMessage]]:
 
 
 def render_go(template: str, messages: Sequence[GoMessage]) -> str:
-    """Return the prompt that Ollama makes of a conversation. Raises ValueError for what is not known here."""
+    """Return the prompt that Ollama builds from a conversation. Raises ValueError for what is not known here."""
     system, joined = collate(messages)
     root = {"System": system, "Messages": joined}
     pieces = _pieces(template)

@@ -1,4 +1,4 @@
-"""Ollama's prompt template for a model, where a known format gives exactly the prompts of its own chat template.
+"""Ollama's prompt template for a model, where a known format gives exactly the prompts of the chat template.
 
 Ollama does not run the chat template in a GGUF file. It recognises some by their text, and otherwise needs a TEMPLATE
 in Go's language. `find_format` tries a table of them: one is used only if it renders some conversations as the model's

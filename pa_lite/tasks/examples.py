@@ -108,8 +108,8 @@ class _Row(NamedTuple):
 def examples_task(examples: Examples | str | Path) -> TaskSpec:
     """Return the task that a table amounts to; `task_text` writes it as TOML, and scoring that gives the same numbers.
 
-    In prompts, rows of a few words are lines such as `- Paris -> France`; others have lines of their own for input and
-    output that start with the columns' names (`Question: ...`, `Answer: ...`), and an empty line between exemplars.
+    In prompts, rows of a few words are lines such as `- Paris -> France`; others have a line for each column that
+    starts with its name (`Question: ...`, `Answer: ...`), and an empty line between exemplars.
     There is no instruction: both forms are for base models too. Raises InputError, naming file, column and row, for a
     table that is too small, has empty cells, or only one output.
     """

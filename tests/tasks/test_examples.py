@@ -217,7 +217,7 @@ def test_bad_tables_are_one_error(tmp_path: Path, rows: list[dict[str, Any]], me
 
 
 def test_unusable_files_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"none\.csv: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read: "):
         examples_task(tmp_path / "none.csv")
     with pytest.raises(InputError, match=r"is not a data file: its name must end in"):
         examples_task(tmp_path / "my.xlsx")

@@ -1,7 +1,7 @@
 """Upload files to a model repository on the Hub, in one commit, with huggingface_hub.
 
 Large files go first and one by one: the Hub keeps each that arrived, so that after a lost connection the same upload
-goes on with the others. The commit, which makes them visible, comes last. Tokens are never part of a message.
+continues with the others. The commit, which makes them visible, comes last. Tokens are never part of a message.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _ask(reference: HubReference, call: Any) -> Any:
 
 
 def _send(reference: HubReference, call: Any) -> Any:
-    """Return what an upload gives, which huggingface_hub retries itself. Raises HubError that says how to go on."""
+    """Return what an upload gives, which huggingface_hub retries itself. Raises HubError that says what to do."""
     from huggingface_hub.errors import HTTPError
 
     try:
