@@ -58,7 +58,7 @@ def _check_write(handler: Handler, owner: str) -> None:
     if handler.token() not in _ROLES:
         raise _refuse(401, "Invalid credentials in Authorization header")
     if handler.token() != "hf_writer" or owner not in ("org", "tester"):
-        raise _refuse(403, f"Forbidden: you don't have the rights to write to {owner}. Token {handler.token()}")
+        raise _refuse(403, f"Forbidden: you don't have the rights to write to {owner}")
 
 
 def _create(handler: Handler, posted: dict[str, Any]) -> None:

@@ -152,9 +152,10 @@ def _ask(reference: HubReference, call: Any) -> Any:
         try:
             return call()
         except HTTPError as e:
-            if (known := _explain(reference, e)) is not None:
-                raise known from None  # what the Hub says of a token may quote it
-            raise
+            known = _explain(reference, e)
+            if known is None:
+                raise
+        raise known  # not within the handler: what the Hub says of a token may quote it, and would be in a traceback
 
     return attempt(checked, reference)
 
@@ -173,11 +174,12 @@ def _send(reference: HubReference, call: Any) -> Any:
         cause: BaseException | None = e
         while cause is not None and not isinstance(cause, HTTPError):
             cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, HTTPError) and (known := _explain(reference, cause)) is not None:
-            raise known from None
-        response = getattr(cause, "response", None)
-        said = f"HTTP {response.status_code}" if response is not None else short_line(str(cause or e))[:200]
-        raise reference.error(f"the upload failed ({said.rstrip('.')}). {_AGAIN}", is_passing=True) from e
+        known = _explain(reference, cause) if isinstance(cause, HTTPError) else None
+        if known is None:
+            response = getattr(cause, "response", None)
+            said = f"HTTP {response.status_code}" if response is not None else short_line(str(cause or e))[:200]
+            raise reference.error(f"the upload failed ({said.rstrip('.')}). {_AGAIN}", is_passing=True) from e
+    raise known
 
 
 def _explain(reference: HubReference, error: Any) -> HubError | None:
