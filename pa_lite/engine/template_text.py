@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pa_lite.engine.chat_template import MEMORY, SECONDS, WORKER
 from pa_lite.engine.conversation import Message, as_dict
@@ -29,7 +30,7 @@ class TemplateText:
         found: list[str | None] = []
         with LimitedProcess(WORKER, MEMORY) as process:
             for messages in conversations:
-                request = {
+                request: dict[str, Any] = {
                     "template": self.text, "bos": self.bos, "eos": self.eos, "arguments": {}, "date": None,
                     "conversations": [[as_dict(message) for message in messages]], "add_generation_prompt": True,
                     "characters": _CHARACTERS,
