@@ -49,7 +49,7 @@ def _averages_of(values: Values, weights: tuple[float, ...] | None) -> Values:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """Values of items, float64 [items]: those of one lam, or the differences of two. The rest is as in `Series`."""
 
@@ -122,12 +122,15 @@ class Series:
     def row(self, lam: int) -> Row:
         """Return the values at one lam, by its index."""
         seeds = None if self.by_seed is None else self.by_seed[:, lam]
-        return Row(self.values[lam], self.clusters, seeds, self.weights, self.is_share)
+        return self._row(self.values[lam], seeds)
 
     def gap(self, lam: int, reference: int) -> Row:
         """Return the values at one lam less those at another, by their indices."""
         seeds = None if self.by_seed is None else self.by_seed[:, lam] - self.by_seed[:, reference]
-        return Row(self.values[lam] - self.values[reference], self.clusters, seeds, self.weights, self.is_share)
+        return self._row(self.values[lam] - self.values[reference], seeds)
+
+    def _row(self, values: Values, by_seed: Values | None) -> Row:
+        return Row(values=values, clusters=self.clusters, by_seed=by_seed, weights=self.weights, is_share=self.is_share)
 
     def at(self, lams: Sequence[int]) -> Series:
         """Return the series at some of the lams, by their indices."""

@@ -90,7 +90,7 @@ def exact_p(per_task: list[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> flo
 @given(st.lists(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 1.0]), min_size=1, max_size=5), min_size=1, max_size=2))
 def test_sign_flip_test_agrees_with_all_flips(gaps: list[list[float]]) -> None:
     per_task = [np.array(g) for g in gaps]
-    found = paired_p([Row(gap) for gap in per_task], draws=20_000)
+    found = paired_p([Row(values=gap) for gap in per_task], draws=20_000)
     if np.isin(np.concatenate(per_task), (-1.0, 0.0, 1.0)).all():
         assert found == pytest.approx(exact_p(per_task), abs=0.02)
     else:  # skewed differences may be less significant than their flips

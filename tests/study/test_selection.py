@@ -37,7 +37,7 @@ def items(seed: int, n: int, *rates: float, clusters: list[int] | None = None) -
 
 def rows(gaps: list[Values], clusters: list[list[int] | None] | None = None) -> list[Row]:
     each = clusters or [None] * len(gaps)
-    return [Row(gap, None if c is None else tuple(c)) for gap, c in zip(gaps, each, strict=True)]
+    return [Row(values=gap, clusters=None if c is None else tuple(c)) for gap, c in zip(gaps, each, strict=True)]
 
 
 def highest(averages: Values) -> int:
@@ -149,8 +149,8 @@ def test_skewed_differences_are_not_significant_for_what_the_sample_lacks() -> N
 def test_differences_that_depend_on_the_exemplars_are_not_significant() -> None:
     """All items gain with two draws of exemplars and none with the third."""
     by_seed = np.array([[1.0] * 40, [1.0] * 40, [0.0] * 40])
-    gap = Row(by_seed.mean(axis=0), None, by_seed)
-    assert paired_p([Row(gap.values)]) < 1e-6
+    gap = Row(values=by_seed.mean(axis=0), by_seed=by_seed)
+    assert paired_p([Row(values=gap.values)]) < 1e-6
     assert paired_p([gap]) > 0.05
     found = paired_difference([gap])
     assert found.low < 0 < found.high

@@ -175,7 +175,7 @@ def test_weighted_means_are_ratios_of_sums_by_clusters() -> None:
     sums, sizes = unit_sums(values, clusters, weights)
     assert sums.tolist() == [7.0, 8.0, 6.0]
     assert sizes.tolist() == [4.0, 2.0, 2.0]
-    assert Row(values, clusters, weights=weights).mean() == 21 / 8
+    assert Row(values=values, clusters=clusters, weights=weights).mean() == 21 / 8
     left = sums - 21 / 8 * sizes
     spread = spread_of_mean(values, clusters, weights)
     assert spread.stderr == pytest.approx(np.sqrt((left**2).sum() * 3 / 2) / 8)
@@ -214,9 +214,9 @@ def test_differences_of_bits_have_no_bounds_and_no_added_unit() -> None:
 
 def test_equal_windows_differ_by_the_test_of_signs() -> None:
     """Copies of one text have no spread, so Student's test says nothing."""
-    copies = Row(np.full(12, 0.25), is_share=False)
+    copies = Row(values=np.full(12, 0.25), is_share=False)
     assert paired_p([copies]) == pytest.approx(2.0**-11)
-    assert paired_p([Row(np.zeros(12), is_share=False)]) == 1.0
+    assert paired_p([Row(values=np.zeros(12), is_share=False)]) == 1.0
 
 
 def test_tables_and_charts_have_their_units() -> None:

@@ -137,7 +137,7 @@ def test_items_to_show_assumes_a_minimum_variance() -> None:
     assert items_to_show(0.0) == items_to_show(0.0196) == 385
     rng = np.random.default_rng(1)
     changed = rng.binomial(385, 0.02, 400)
-    found = [paired_p([Row(np.ones(k))], draws=2000) < 0.05 if k else False for k in changed]
+    found = [paired_p([Row(values=np.ones(k))], draws=2000) < 0.05 if k else False for k in changed]
     assert 0.7 < np.mean(found) < 0.9
 
 

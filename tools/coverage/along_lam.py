@@ -158,7 +158,7 @@ def _seeds(rng: Rng, n_seeds: int, n: int) -> Mapping[str, Numbers]:
 
 def _flips(rng: Rng) -> Mapping[str, Numbers]:
     """Run the test of right-or-wrong items as the search does."""
-    gaps = [Row(v[1] - v[0]) for v, _ in _two_lams(rng, 3, 100, 0.5)]
+    gaps = [Row(values=v[1] - v[0]) for v, _ in _two_lams(rng, 3, 100, 0.5)]
     return {"test": {"reported": float(paired_p(gaps) < 0.05)}}
 
 

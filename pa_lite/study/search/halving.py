@@ -327,7 +327,7 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
             for s in series:
                 common = int(min(race.seen[arm, s], race.seen[best, s]))
                 gap = race.values[s][best, :common] - race.values[s][arm, :common]
-                gaps.append(Row(gap[race.known(s)[:common]], is_share=is_share))
+                gaps.append(Row(values=gap[race.known(s)[:common]], is_share=is_share))
             if any(not len(gap.values) for gap in gaps):
                 continue
             differs |= paired_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
