@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -127,12 +126,6 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
     return error.response
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    known = getattr(request.scope.get("endpoint"), "fields", ())
-    return invalid(error.errors(), known).response
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path[:200]}"
@@ -154,7 +147,6 @@ async def _on_bug(_request: Request, _error: Exception) -> Response:
 def add_handlers(app: FastAPI) -> None:
     """Give every error of an application OpenAI's form."""
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientGone, _on_gone)
     app.add_exception_handler(Exception, _on_bug)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import RunningServer
+from pa_lite.api.serving import running_server
 from pa_lite.serving.server.descriptions import ChatCompletion
+from pa_lite.serving.server.run import RunningServer
 from tests.support.http_requests import Reply, call
-from tests.support.served import QUESTIONS, Lams, user
+from tests.support.served import ONE, QUESTIONS, Lams, user
 
 PATH = "/v1/chat/completions"
 
@@ -93,8 +94,8 @@ def test_the_text_is_that_of_chat_without_outer_spaces(url: str, lams: Lams) -> 
 
 
 def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
-    events = streamed(url, max_tokens=5, n=2, stream_options={"include_usage": True})
-    whole = answer(url, max_tokens=5)
+    events = streamed(url, lam=0.3, max_tokens=5, n=2, stream_options={"include_usage": True})
+    whole = answer(url, lam=0.3, max_tokens=5)
     assert {e["object"] for e in events} == {"chat.completion.chunk"}
     assert len({e["id"] for e in events}) == len({e["created"] for e in events}) == 1
     for index in (0, 1):
@@ -112,14 +113,14 @@ def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
 
 
 def test_finish_reasons_and_stops(url: str) -> None:
-    whole = answer(url, max_tokens=40)
+    whole = answer(url, lam=0.3, max_tokens=40)
     assert whole["choices"][0]["finish_reason"] == "stop"  # the model ends its turn
     text = content(whole)
-    assert content(answer(url, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
-    cut = answer(url, max_tokens=40, stop=["no such text", text[4:6]])
+    assert content(answer(url, lam=0.3, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
+    cut = answer(url, lam=0.3, max_tokens=40, stop=["no such text", text[4:6]])
     assert content(cut) == text[: text.index(text[4:6])].strip()
     assert cut["choices"][0]["finish_reason"] == "stop"
-    assert joined(streamed(url, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
+    assert joined(streamed(url, lam=0.3, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
     assert answer(url, max_completion_tokens=1, max_tokens=None)["choices"][0]["finish_reason"] == "length"
 
 
@@ -262,13 +263,7 @@ def test_user_text_cannot_spell_control_tokens(url: str, server: RunningServer) 
         assert [t for t in tokens if model.is_control(t)] == [t for t in plain if model.is_control(t)]
 
 
-def test_models_without_a_template_get_plain_prompts_and_reasoning_is_separate(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """A GGUF file is served under its own name, and has no lam."""
-    from pa_lite.api.serving import running_server
-    from tests.support.served import ONE
-
+def test_a_gguf_file_is_served_under_its_own_name_and_has_no_lam(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = pa_lite.merge("demo", lam=0.5, type="F16", output=tmp_path_factory.mktemp("file") / "my-model.gguf")
     with running_server(file, pa_lite.ServeOptions(port=0), ONE) as served:
         document = answer(served.url, lam=None)
