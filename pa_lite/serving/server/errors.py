@@ -15,6 +15,7 @@ from pa_lite.errors import PaLiteError, nearest
 from pa_lite.sanitize import short_line
 
 _log = logging.getLogger(__name__)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 INTERNAL = "internal error; the server's log says more."
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _PLAIN = {
@@ -74,7 +75,7 @@ def json_response(document: Any, status: int = 200, headers: Mapping[str, str] |
 
 def to_bytes(document: Any) -> bytes:
     """Return a JSON document as UTF-8 bytes."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return _ENCODE(document).encode("utf-8")
 
 
 def bad_request(error: PaLiteError, param: str | None = None, hidden: str = "", shown: str = "") -> ApiError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -35,6 +36,8 @@ class Recorder:
 
         try:
             await self._app(scope, receive, send_noted)
+        except asyncio.CancelledError:  # the server ends, after its grace
+            _log.debug("%s was cut short", scope["path"])
         except Exception:  # noqa: BLE001 - the client gets one line, the log the rest
             _log.exception("internal error (a bug in pa-lite)")
             if not status:

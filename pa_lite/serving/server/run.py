@@ -49,9 +49,9 @@ class RunningServer:
     thread: _ServerThread
 
     def wait(self) -> None:
-        """Wait until Ctrl-C or SIGTERM, or until the server fails. Raises EngineError if it does."""
+        """Wait until Ctrl-C or SIGTERM has stopped the server, or until it fails. Raises EngineError if it does."""
         with _stopping_signals(self.thread):
-            while self.thread.is_alive() and not self.thread.is_asked_to_stop:
+            while self.thread.is_alive():
                 time.sleep(_LOOK)
         if not self.thread.is_asked_to_stop:
             raise EngineError("the server has stopped by an internal error; the log says more.")
@@ -83,7 +83,7 @@ class _ServerThread(threading.Thread):
         super().__init__(name="pa-lite server", daemon=True)
         config = uvicorn.Config(
             make_app(service), http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-            log_level="error",  # it warns of each broken request
+            log_level="critical",  # it warns of each broken request
             server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(GRACE_SECONDS) + _LATER,
         )  # fmt: skip
@@ -95,10 +95,12 @@ class _ServerThread(threading.Thread):
         self.server.run(sockets=[self._listener])
 
     def stop(self) -> None:
-        """Let the server end: within the grace; at once when it is called again."""
-        if self.is_asked_to_stop:
-            self.server.force_exit = True
+        """Let the server end within the grace. Later calls do nothing."""
         self.is_asked_to_stop = self.server.should_exit = True
+
+    def hurry(self) -> None:
+        """Let a server that is ending close all connections at once."""
+        self.server.force_exit = True
 
     def wait_until_started(self) -> None:
         """Wait until requests are answered. Raises EngineError if that fails."""
@@ -181,6 +183,8 @@ def _stopping_signals(thread: _ServerThread) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM stop the server, a second one at once. Only in the main thread; ignored ones stay so."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        if thread.is_asked_to_stop:
+            thread.hurry()
         thread.stop()
 
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -239,10 +239,10 @@ def test_bad_requests_are_one_plain_line(url: str, more: dict[str, Any], param: 
 
 
 def test_values_that_change_nothing_are_accepted(url: str) -> None:
-    harmless = {
+    harmless: dict[str, Any] = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
-        "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": [], "tool_choice": "none",
-        "stop": None, "seed": None, "temperature": None, "n": None, "stream": False, "parallel_tool_calls": True,
+        "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": [],
+        "tool_choice": "none", "stop": None, "seed": None, "temperature": None, "n": None, "stream": False, "parallel_tool_calls": True,
     }  # fmt: skip
     assert content(answer(url, **harmless)) == content(answer(url))
 
@@ -252,7 +252,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(url: str) -> No
     assert reply.status == 400
     assert reply.error["code"] == "context_length_exceeded"
     assert "tokens; the context of demo has 512" in reply.error["message"]
-    assert [int(w) > 600 for w in reply.error["message"].split() if w.isdigit()][0]
+    assert next(int(w) for w in reply.error["message"].split() if w.isdigit()) > 600
 
 
 def test_user_text_cannot_spell_control_tokens(url: str, server: RunningServer) -> None:
