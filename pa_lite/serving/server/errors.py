@@ -138,7 +138,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # as nginx; nobody reads it
+    return Response(status_code=499)  # as nginx; it is not read
 
 
 async def _on_bug(_request: Request, _error: Exception) -> Response:

@@ -5,43 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Receive
 
-from pa_lite.engine.chat_template import template_of, template_use
-from pa_lite.errors import EngineError
 from pa_lite.serving.host import Host
 from pa_lite.serving.server.errors import ApiError
+from pa_lite.serving.server.loaded import Loaded
 from pa_lite.serving.server.metrics import Metrics
 from pa_lite.serving.server.options import ServeOptions
-from pa_lite.serving.server.vocabulary import Vocabulary
 from pa_lite.serving.server.wakeups import Wakeups
 from pa_lite.serving.server.work import Work, stopping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A host, its vocabulary, its chat template, and whether that reads `tools`. `label` names its model in errors."""
-
-    host: Host
-    vocabulary: Vocabulary
-    template: str | None
-    takes_tools: bool
-    label: str
-
-    @staticmethod
-    def of(host: Host) -> Loaded:
-        """Read what a host's model has. Takes a moment: a template is parsed in a limited process."""
-        with host.models.vocabulary() as model:
-            template, label = template_of(model), model.label
-        try:
-            variables = template_use(template, host.name).variables
-        except EngineError:  # each chat request says what is wrong
-            variables = frozenset()
-        takes_tools = "tools" in variables
-        return Loaded(host=host, vocabulary=Vocabulary(host), template=template, takes_tools=takes_tools, label=label)
 
 
 class Service:
@@ -105,14 +79,12 @@ class Service:
                 429, f"{n} requests are waiting, which is the limit. Try again in {wait} s.",
                 code="queue_full", headers={"Retry-After": str(wait)},
             )  # fmt: skip
-        work = Work(self, loaded, receive)
+        work = Work(loaded, receive, self.wakeups, self.metrics, self._forget)
         self._works.add(work)
         return work
 
-    def forget(self, work: Work, seconds: float) -> None:
+    def _forget(self, work: Work, seconds: float) -> None:
         """Count a request that has ended."""
-        if work not in self._works:
-            return
         self._works.discard(work)
         prompt = cached = generated = 0
         for answer in work.answers:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -16,10 +16,10 @@ from pa_lite.engine.prompt_scores import ScoringJob
 from pa_lite.errors import CancelledError, InputError, PaLiteError
 from pa_lite.serving.host import Prompt
 from pa_lite.serving.server.errors import ApiError, ClientGone, bad_request, internal
+from pa_lite.serving.server.loaded import Loaded
+from pa_lite.serving.server.metrics import Metrics
 from pa_lite.serving.server.options import PING_SECONDS
-
-if TYPE_CHECKING:
-    from pa_lite.serving.server.service import Loaded, Service
+from pa_lite.serving.server.wakeups import Wakeups
 
 T = TypeVar("T")
 
@@ -27,15 +27,26 @@ T = TypeVar("T")
 class Work:
     """The answers and scores of a request. A context manager: its end cancels what is not complete."""
 
-    def __init__(self, service: Service, loaded: Loaded, receive: Receive) -> None:
-        """Start to watch for the end of the connection; the request's body was received."""
-        self._service, self.loaded = service, loaded
+    def __init__(
+        self,
+        loaded: Loaded,
+        receive: Receive,
+        wakeups: Wakeups,
+        metrics: Metrics,
+        on_close: Callable[[Work, float], None],
+    ) -> None:
+        """Start to watch for the end of the connection; the request's body was received.
+
+        `on_close` is called once with the work and the seconds that it took.
+        """
+        self.loaded, self._metrics, self._on_close = loaded, metrics, on_close
         self.answers: list[Answer] = []
         self.scores: ScoringJob | None = None
         self._changed = asyncio.Event()
-        self._wake = functools.partial(service.wakeups.wake, self._changed)
+        self._wake = functools.partial(wakeups.wake, self._changed)
         self._begin, self._has_text = time.monotonic(), False
         self._end: Exception | None = None
+        self._is_closed = False
         self._watcher = asyncio.create_task(self._watch(receive))
 
     async def _watch(self, receive: Receive) -> None:
@@ -82,7 +93,7 @@ class Work:
         self.answers.append(_queued(lambda: start(lam=lam, on_change=self._wake)))
 
     def score(self, prompts: Sequence[Sequence[int]], n_top: int, lam: float | None) -> None:
-        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for prompts that cannot be."""
+        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for impossible ones."""
         self.scores = _queued(lambda: self.loaded.host.score(prompts, n_top, lam=lam, on_change=self._wake))
 
     async def changed(self) -> bool:
@@ -126,7 +137,7 @@ class Work:
         """Note that a stream has its first text."""
         if not self._has_text:
             self._has_text = True
-            self._service.metrics.first_token.add(time.monotonic() - self._begin)
+            self._metrics.first_token.add(time.monotonic() - self._begin)
 
     def usage(self, prompts: Sequence[Sequence[int]], n_answer: int | None = None) -> dict[str, object]:
         """Return the tokens of prompts and complete answers, in OpenAI's form; each prompt counts once.
@@ -152,7 +163,9 @@ class Work:
         """Cancel what is not complete, and forget the request. Later calls do nothing."""
         self._watcher.cancel()
         self._cancel()
-        self._service.forget(self, time.monotonic() - self._begin)
+        if not self._is_closed:
+            self._is_closed = True
+            self._on_close(self, time.monotonic() - self._begin)
 
     def _cancel(self) -> None:
         for job in self._jobs:

@@ -38,11 +38,9 @@ def true_logprobs(model: Model, tokens: list[int]) -> np.ndarray:
     with model.context(len(tokens), n_batch=len(tokens), cache_type="F32") as context:
         context.decode(tokens, range(len(tokens)), zeros, zeros, [True] * len(tokens))
         logits = np.array(context.logit_rows(len(tokens)), np.float64)
-    return (
-        logits
-        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
-        - logits.max(1, keepdims=True)
-    )
+    largest = logits.max(1, keepdims=True)
+    found: np.ndarray = logits - largest - np.log(np.exp(logits - largest).sum(1, keepdims=True))
+    return found
 
 
 @pytest.mark.parametrize("form", ["text", "texts", "ids", "lists of ids"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -150,12 +151,16 @@ def test_a_client_that_does_not_read_is_dropped_and_its_work_cancelled(monkeypat
         connection.sendall(request_bytes(running.url, "/v1/completions", sent))
         assert eventually(lambda: running.host.models.is_busy)
         assert eventually(lambda: is_idle(running.url), 120)
-        received = 0
-        with pytest.raises(OSError, match="reset"):
-            while part := connection.recv(65536):
-                received += len(part)
-            raise OSError("reset")  # some systems end the stream without an error
-        assert received < 20_000_000
+        assert is_cut(connection)
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Return whether a stream ends, by a reset or otherwise, without its last event."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            answer = answer[-100:] + part
+    return b"[DONE]" not in answer
 
 
 def test_an_idle_connection_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +171,7 @@ def test_an_idle_connection_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
         for head in (b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
             with connected(running.url) as connection:
                 connection.sendall(head)
-                try:
-                    assert connection.recv(100) == b""
-                except ConnectionResetError:
-                    pass
+                assert is_cut(connection)
         assert is_idle(running.url)
 
 

@@ -54,6 +54,6 @@ def test_after_the_end_of_the_loop_the_caller_gets_an_error() -> None:
         return Wakeups(asyncio.get_running_loop()), asyncio.Event()
 
     wakeups, event = asyncio.run(make())
-    for _ in range(2):  # which cancels an answer that nobody can read
+    for _ in range(2):  # which cancels an answer that cannot be read any more
         with pytest.raises(RuntimeError):
             wakeups.wake(event)
