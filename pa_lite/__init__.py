@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pa_lite.api.models import GenerationOptions as GenerationOptions
     from pa_lite.api.models import LoadedModel as LoadedModel
     from pa_lite.api.models import Output as Output
+    from pa_lite.api.models import OutputPiece as OutputPiece
     from pa_lite.api.models import Prompt as Prompt
     from pa_lite.api.models import ScoreOptions as ScoreOptions
     from pa_lite.api.models import SuiteResult as SuiteResult
@@ -55,21 +56,25 @@ if TYPE_CHECKING:
     from pa_lite.api.options import EngineOptions as EngineOptions
     from pa_lite.api.options import ModelRef as ModelRef
     from pa_lite.api.options import Schedule as Schedule
-    from pa_lite.api.serving import ServeOptions as ServeOptions
-    from pa_lite.api.serving import serve as serve
+    from pa_lite.api.searching import SearchOptions as SearchOptions
+    from pa_lite.api.searching import SearchResult as SearchResult
+    from pa_lite.api.searching import search as search
+    from pa_lite.api.server import ServeOptions as ServeOptions
+    from pa_lite.api.server import serve as serve
+    from pa_lite.api.serving import ChatAnswer as ChatAnswer
+    from pa_lite.api.serving import Compared as Compared
+    from pa_lite.api.serving import ComparedQuestion as ComparedQuestion
+    from pa_lite.api.serving import compare as compare
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
     from pa_lite.api.studies import Goal as Goal
     from pa_lite.api.studies import ReportOptions as ReportOptions
-    from pa_lite.api.studies import SearchOptions as SearchOptions
-    from pa_lite.api.studies import SearchResult as SearchResult
     from pa_lite.api.studies import Study as Study
     from pa_lite.api.studies import StudyOptions as StudyOptions
     from pa_lite.api.studies import demo as demo
     from pa_lite.api.studies import open_study as open_study
     from pa_lite.api.studies import plan_sweep as plan_sweep
-    from pa_lite.api.studies import search as search
     from pa_lite.api.studies import sweep as sweep
     from pa_lite.api.tasks import HarnessOptions as HarnessOptions
     from pa_lite.api.tasks import harness as harness
@@ -84,14 +89,16 @@ _NAMES = {
     "judging": ("JudgeOptions", "Judging", "WinRate", "judge", "win_rate"),
     "merging": ("Diff", "MergeOptions", "PlanOptions", "Preview", "diff", "merge", "preview"),
     "models": (
-        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult",
-        "Written", "load", "load_prompts",
+        "FollowResult", "GenerationOptions", "LoadedModel", "Output", "OutputPiece", "Prompt", "ScoreOptions",
+        "SuiteResult", "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
-    "serving": ("ServeOptions", "serve"),
+    "server": ("ServeOptions", "serve"),
+    "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
+    "searching": ("SearchOptions", "SearchResult", "search"),
     "studies": (
-        "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "SearchOptions", "SearchResult", "Study",
-        "StudyOptions", "demo", "open_study", "plan_sweep", "search", "sweep",
+        "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "Study", "StudyOptions", "demo", "open_study",
+        "plan_sweep", "sweep",
     ),
     "tasks": ("HarnessOptions", "harness"),
 }  # fmt: skip
@@ -99,13 +106,13 @@ _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() fo
 _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
-    "BestLam", "ChatOptions", "ChatReply", "ChatStream", "DemoResult", "Diff", "EngineOptions", "Estimate",
-    "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection", "JudgeOptions", "Judging",
-    "LoadedModel", "MergeOptions", "ModelRef", "Output", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt",
-    "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "ServeOptions", "Study",
-    "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "demo", "diff", "harness",
-    "inspect", "judge", "load", "load_prompts", "merge", "open_study", "pairs", "plan_sweep", "preview", "remove_pair",
-    "search", "serve", "sweep", "win_rate",
+    "BestLam", "ChatAnswer", "ChatOptions", "ChatReply", "ChatStream", "Compared", "ComparedQuestion", "DemoResult",
+    "Diff", "EngineOptions", "Estimate", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection",
+    "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Output", "OutputPiece", "PaLiteError",
+    "Pair", "PlanOptions", "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions",
+    "SearchResult", "ServeOptions", "Study", "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__",
+    "add_pair", "compare", "demo", "diff", "harness", "inspect", "judge", "load", "load_prompts", "merge", "open_study",
+    "pairs", "plan_sweep", "preview", "remove_pair", "search", "serve", "sweep", "win_rate",
 ]  # fmt: skip
 
 

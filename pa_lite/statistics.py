@@ -71,30 +71,44 @@ class Spread:
     units: int
 
 
-def unit_sums(values: FloatArray, clusters: Sequence[int] | IntArray | None = None) -> tuple[FloatArray, FloatArray]:
+def unit_sums(
+    values: FloatArray, clusters: Sequence[int] | IntArray | None = None, weights: Sequence[float] | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Return the sum of every unit, float64 [..., units], and its size [units], of values [..., items].
 
-    A unit is a single item, or the items of one cluster: those that share a passage or a question.
+    A unit is a single item, or the items of one cluster: those that share a passage or a question. With `weights`
+    [items], sums are weighted, and a unit's size is the sum of its weights.
     """
+    if weights is None:
+        if clusters is None:
+            return values, np.ones(values.shape[-1])
+        _, of, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+        ordered, starts = values[..., np.argsort(of, kind="stable")], np.cumsum(sizes) - sizes
+        return np.add.reduceat(ordered, starts, axis=-1), sizes.astype(np.float64)
+    each = np.asarray(weights, np.float64)
     if clusters is None:
-        return values, np.ones(values.shape[-1])
-    _, of, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    ordered, starts = values[..., np.argsort(of, kind="stable")], np.cumsum(sizes) - sizes
-    return np.add.reduceat(ordered, starts, axis=-1), sizes.astype(np.float64)
+        return values * each, each
+    return unit_sums(values * each, clusters)[0], unit_sums(each, clusters)[0]
 
 
-def spread_of_mean(values: Sequence[float] | FloatArray, clusters: Sequence[int] | IntArray | None = None) -> Spread:
+def spread_of_mean(
+    values: Sequence[float] | FloatArray,
+    clusters: Sequence[int] | IntArray | None = None,
+    weights: Sequence[float] | None = None,
+) -> Spread:
     """Return the spread of the mean of items, which may be correlated within clusters; NaN for a single unit.
 
     Source: as `clustered_error`. Uneven clusters tell less than their number says, so the degrees of freedom are
-    Kish's effective number of clusters less one: (sum n)^2 / sum n^2 - 1.
+    Kish's effective number of clusters less one: (sum n)^2 / sum n^2 - 1. With `weights`, it is that of the weighted
+    mean, a ratio of two sums, by linearisation (Cochran 1977, chapter 6).
     """
     items = np.asarray(values, np.float64)
-    sums, sizes = unit_sums(items, clusters)
-    n, n_units = len(items), len(sizes)
+    sums, sizes = unit_sums(items, clusters, weights)
+    n_units = len(sizes)
+    n = len(items) if weights is None else float(sizes.sum())
     if n_units < 2:
         return Spread(math.nan, math.nan, n_units)
-    left = sums - items.mean() * sizes
+    left = sums - (items.mean() if weights is None else sums.sum() / n) * sizes
     variance = float(left @ left) * n_units / (n_units - 1) / n**2
     return Spread(math.sqrt(variance), max(1.0, n**2 / float(sizes @ sizes) - 1), n_units)
 
@@ -144,6 +158,18 @@ def score_interval(
     return min(ends[0], _rarest(value * n, level) / n), max(ends[1], 1 - _rarest((1 - value) * n, level) / n)
 
 
+def mean_interval(
+    value: float, spread: Spread, level: float = 0.95, low_quantile: float | None = None
+) -> tuple[float, float]:
+    """Return Student's interval of an average of values without bounds; NaN without a standard error.
+
+    `low_quantile` replaces the quantile of the lower end.
+    """
+    quantile = t_quantile((1 + level) / 2, spread.df)
+    below = quantile if low_quantile is None else low_quantile
+    return value - below * spread.stderr, value + quantile * spread.stderr
+
+
 def _rarest(count: float, level: float) -> float:
     """Return the fewest rare outcomes to expect where `count` were seen, up to 3; infinity for more, and for none.
 
@@ -169,15 +195,20 @@ def pooled_standard_error(groups: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares / (n_all - k) / n_all)
 
 
-def items_to_show(variance: float, difference: float = 0.02, power: float = 0.8, level: float = 0.05) -> int:
+def items_to_show(
+    variance: float, difference: float = 0.02, power: float = 0.8, level: float = 0.05, is_share: bool = True
+) -> int:
     """Return how many paired items are needed to detect a difference of that size between two averages.
 
     n = (z(1 - level/2) + z(power))^2 * s^2 / difference^2, rounded up, where s^2 is the `variance` of the items' paired
     differences and z the normal quantile; the test is two-sided. s^2 is at least difference * (1 - difference), the
     smallest variance of right-or-wrong items at that difference (385 items for 0.02): if no item differs, the sample
-    variance 0 says nothing. Source: the sample size of a paired z test, as in Miller 2024 (arXiv 2411.00640).
+    variance 0 says nothing. Values that are not shares (`is_share` false) have no such minimum, and need two items at
+    least. Source: the sample size of a paired z test, as in Miller 2024 (arXiv 2411.00640).
     """
     z = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
+    if not is_share:
+        return max(2, math.ceil(z**2 * variance / difference**2))
     return math.ceil(z**2 * max(variance, difference * (1 - difference)) / difference**2)
 
 

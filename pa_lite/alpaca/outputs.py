@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pa_lite.alpaca.journal import Journal, digest, recorded_fact
-from pa_lite.alpaca.prompts import Prompt, read_prompts, system_prompts, without_empty
+from pa_lite.alpaca.prompts import Prompt, read_lines, read_prompts, system_prompts, without_empty
 from pa_lite.checkpoints.pairs import models_folder
-from pa_lite.engine.answer_text import Generation
+from pa_lite.engine.answer_text import Generation, OuterSpaces
+from pa_lite.engine.answers import Piece
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.chat_options import ChatOptions, parse_date
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_of
@@ -21,6 +22,8 @@ from pa_lite.errors import InputError
 from pa_lite.progress import Progress, part_of
 from pa_lite.sanitize import name_text
 from pa_lite.system.atomic import check_target, write_text
+
+_EVERYDAY = Path(__file__).with_name("everyday.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +47,33 @@ class Output:
         return without_empty(asdict(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputPiece:
+    """A new part of the answer to the prompt with this index, without white space at both ends of the whole.
+
+    Only the last piece of an answer has a `finish_reason` (see `Generation.reason`); it has no text.
+    """
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = ""
+
+
 def demo_instructions_path() -> Path:
     """Return the path of the embedded pair's verifiable instructions."""
     return models_folder() / "demo" / "data" / "instructions.jsonl"
 
 
 def load_prompts(source: str) -> list[Prompt]:
-    """Return the prompts of `demo`, of `alpaca-eval` (from the Hub), or of a JSON or JSONL file of objects.
+    """Return the prompts of `everyday`, `demo`, `alpaca-eval` (from the Hub), or of a JSON or JSONL file of objects.
 
-    An object has an `instruction` and may have `input` (or `context`, appended to the instruction), `system` and
-    `dataset`; see `content_of`. Raises InputError, naming file and entry, for missing or wrong fields and for content
-    that would be lost, and PaLiteError when the download fails.
+    `everyday` are 60 requests of many kinds, embedded in pa-lite.
+
+    A file whose name ends in .txt has one prompt a line; empty lines are skipped. An object has an `instruction` and
+    may have `input` (or `context`, appended to the instruction), `system` and `dataset`; see `content_of`. Raises
+    InputError, naming file and entry, for missing or wrong fields and for content that would be lost, and PaLiteError
+    when the download fails.
     """
     if source == "demo":
         return read_prompts(demo_instructions_path(), "demo", split="test")
@@ -62,10 +81,13 @@ def load_prompts(source: str) -> list[Prompt]:
         from pa_lite.alpaca.alpaca_eval import load_alpaca_eval
 
         return load_alpaca_eval()
+    if source == "everyday":
+        return read_prompts(_EVERYDAY, source)
     path = Path(source)
     if not path.exists():
-        raise InputError(f"unknown prompts {source!r}: not an existing file, 'demo' or 'alpaca-eval'.")
-    return read_prompts(path, name_text(path.stem))
+        raise InputError(f"unknown prompts {source!r}: not an existing file, 'demo', 'everyday' or 'alpaca-eval'.")
+    reader = read_lines if path.suffix.lower() == ".txt" else read_prompts
+    return reader(path, name_text(path.stem))
 
 
 def answer_prompts(
@@ -75,13 +97,14 @@ def answer_prompts(
     chat: ChatOptions | None = None,
     journal: Journal | None = None,
     progress: Progress | None = None,
+    on_piece: Callable[[OutputPiece], None] | None = None,
 ) -> list[Generation]:
     """Return the model's answer to every prompt, through its chat template, in the prompts' order.
 
     The chat options are resolved first (see `measured_options`); callers that record them resolve them themselves.
     Answers in `journal` (made with `facts_of` of the same arguments) are reused, and new ones are added to it as they
     arrive; a sampled answer is the same either way. `progress` is called as by `generate`, with reused answers
-    counted. Raises what generate and chat_prompts raise.
+    counted. `on_piece` gets the new answers as they grow. Raises what generate and chat_prompts raise.
     """
     chat = measured_options(template_of(model), chat, model.name)
     systems = system_prompts(prompts, chat.system)
@@ -93,12 +116,22 @@ def answer_prompts(
         done[missing[k]] = generation
         if journal is not None:
             journal.add(missing[k], asdict(generation))
+        if on_piece is not None:
+            on_piece(OutputPiece(index=missing[k], finish_reason=generation.reason))
+
+    spaces = {i: OuterSpaces() for i in missing}
+
+    def pass_on(k: int, piece: Piece) -> None:
+        text = spaces[missing[k]].feed(piece.text)
+        if on_piece is not None and (text or piece.reasoning):
+            on_piece(OutputPiece(index=missing[k], text=text, reasoning=piece.reasoning))
 
     if progress is not None:
         progress("generate", len(done), len(prompts), "answers")
     tokens, reasoning = [chats.tokens[i] for i in missing], [chats.reasoning[i] for i in missing]
     rest = part_of(progress, "generate", len(done), len(prompts), "answers")
-    generate(model, tokens, options, rest, on_done=keep, streams=missing, reasoning=reasoning)
+    growing = None if on_piece is None else pass_on
+    generate(model, tokens, options, rest, on_done=keep, streams=missing, reasoning=reasoning, on_piece=growing)
     return [done[i] for i in range(len(prompts))]
 
 
@@ -168,11 +201,12 @@ def generate_outputs(
     options: GenerationOptions | None = None,
     chat: ChatOptions | None = None,
     progress: Progress | None = None,
+    on_piece: Callable[[OutputPiece], None] | None = None,
 ) -> list[Output]:
     """Answer every prompt through the model's chat template; `generator` names the model in the outputs."""
     template = template_of(model)
     chat = measured_options(template, chat, model.name)
-    answers = answer_prompts(model, prompts, options, chat, None, progress)
+    answers = answer_prompts(model, prompts, options, chat, None, progress, on_piece)
     return to_outputs(prompts, answers, generator, chat_facts(template, chat, model.name))
 
 

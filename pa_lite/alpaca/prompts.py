@@ -10,6 +10,9 @@ from typing import Any
 from pa_lite.alpaca.content import content_of, data_set_of
 from pa_lite.alpaca.records import read_records
 from pa_lite.errors import InputError
+from pa_lite.system.opening import read_regular
+
+MOST_TEXT_BYTES = 1 << 24  # of a text file of prompts, or of standard input
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,23 @@ def read_prompts(path: Path, dataset: str, split: str | None = None) -> list[Pro
         where = f"{path}: entry {number}"
         content = content_of(row, where)
         prompts.append(Prompt(content.text, data_set_of(row, where, dataset), content.system))
+    return prompts
+
+
+def read_lines(path: Path, dataset: str) -> list[Prompt]:
+    """Return the lines of a text file (UTF-8) as prompts; empty lines are skipped.
+
+    Raises InputError for a file without any, and one that is not text or cannot be read.
+    """
+    try:
+        text = read_regular(path, MOST_TEXT_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: is not text in UTF-8: {e.reason} at byte {e.start}.") from e
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}.") from e
+    prompts = [Prompt(line.strip(), dataset) for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise InputError(f"{path}: has no lines with a prompt.")
     return prompts
 
 

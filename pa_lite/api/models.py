@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 from pa_lite.alpaca.outputs import (
     Output,
+    OutputPiece,
     OutputsTarget,
     Written,
     generate_outputs,
@@ -20,6 +21,7 @@ from pa_lite.alpaca.outputs import (
     write_outputs,
 )
 from pa_lite.alpaca.prompts import Prompt, system_prompts
+from pa_lite.alpaca.questions import read_questions
 from pa_lite.api.chat import ChatReply, ChatStream, Messages, start_chat
 from pa_lite.api.options import (
     ChatOptions,
@@ -48,8 +50,8 @@ from pa_lite.tasks.spec import find_tasks
 
 __all__ = [
     "ChatOptions", "ChatReply", "ChatStream", "EngineOptions", "FollowResult", "GenerationOptions", "InstructionSet",
-    "LoadedModel", "Output", "Prompt", "ScoreOptions", "SuiteResult", "Written", "check_prompts", "find_set", "load",
-    "load_prompts",
+    "LoadedModel", "Output", "OutputPiece", "Prompt", "ScoreOptions", "SuiteResult", "Texts", "Written", "as_prompts",
+    "check_prompts", "find_set", "load", "load_prompts", "read_questions",
 ]  # fmt: skip
 
 Texts = str | Prompt | Sequence[str | Prompt]
@@ -213,18 +215,20 @@ class LoadedModel:
         date: Date | None = None,
         chat: ChatOptions | None = None,
         progress: Progress | None = None,
+        on_piece: Callable[[OutputPiece], None] | None = None,
     ) -> list[Output]:
         """Answer each text through the model's chat template; return AlpacaEval outputs, with the answer in `.output`.
 
         A text is the user's turn, never a file name; a single string is one text. `load_prompts` reads those of a file,
         with their own system prompts. Keywords are the fields of `GenerationOptions` and `ChatOptions`; decoding is
         greedy unless `temperature` is set. `progress` gets the answers done, and in between the tokens generated (with
-        total 0). Raises PaLiteError.
+        total 0). `on_piece` gets each answer as it grows: `.index` of the text, `.text`, `.reasoning`, and
+        `.finish_reason` at its end. Raises PaLiteError.
         """
         words = locals()
-        how, prompts = fill(ChatOptions, words, chat), _prompts(texts)
+        how, prompts = fill(ChatOptions, words, chat), as_prompts(texts)
         chosen, name = fill(GenerationOptions, words, options), generator_name(self.reference)
-        return generate_outputs(self._rested(), prompts, name, chosen, how, progress)
+        return generate_outputs(self._rested(), prompts, name, chosen, how, progress, on_piece)
 
     def write_outputs(
         self,
@@ -243,7 +247,7 @@ class LoadedModel:
         an existing file. Raises PaLiteError.
         """
         target, name = OutputsTarget(Path(output), resume, force), generator_name(self.reference)
-        return write_outputs(self._rested(), _prompts(texts), name, target, options, chat, progress)
+        return write_outputs(self._rested(), as_prompts(texts), name, target, options, chat, progress)
 
     @overload
     def chat(
@@ -324,7 +328,8 @@ class LoadedModel:
         return follow_instructions(self._rested(), listed, tokens, progress, ends, parallel, how)
 
 
-def _prompts(texts: Texts) -> list[Prompt]:
+def as_prompts(texts: Texts) -> list[Prompt]:
+    """Return texts as prompts. Raises InputError for anything else."""
     listed = [texts] if isinstance(texts, str | Prompt) else list(texts)
     for number, text in enumerate(listed, 1):
         if not isinstance(text, str | Prompt):

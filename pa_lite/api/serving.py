@@ -1,71 +1,123 @@
-"""Serving a model over HTTP, as OpenAI's API. Requires the extra `serve`."""
+"""Chats with a model at any lam, and answers at several lams side by side."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from pa_lite.api.options import EngineOptions, ModelLike, Names, fill, model_type
-from pa_lite.errors import InputError
-from pa_lite.serving.server.options import ServeOptions
+from pa_lite.api.models import Texts, as_prompts
+from pa_lite.api.options import (
+    ChatOptions,
+    Date,
+    EngineOptions,
+    Lams,
+    ModelLike,
+    Names,
+    PairLike,
+    Progress,
+    fill,
+    model_type,
+    parse_bytes,
+    resolve_pair,
+)  # fmt: skip
+from pa_lite.engine.generation_options import GenerationOptions
+from pa_lite.engine.resident_models import ResidentOptions
+from pa_lite.engine.scheduler import SchedulerOptions
+from pa_lite.serving.chat_commands import COMMANDS, SETTINGS
+from pa_lite.serving.chat_control import ChatControl, Confirmation, Left, Outcome, Said, memory_in_words
+from pa_lite.serving.chat_history import ChatHistory
+from pa_lite.serving.comparing import Compared, ComparedQuestion, LiveComparisons, open_comparisons
+from pa_lite.serving.conversation_session import ChatSession, ChatTurn, ContextFullError, LiveTurn
+from pa_lite.serving.host import LENGTH, open_host
+from pa_lite.serving.live_answers import ChatAnswer, LiveAnswer, LiveComparison
 from pa_lite.serving.start import starting_reference
 
-if TYPE_CHECKING:  # these modules import the extra's packages
-    from pa_lite.serving.server.run import RunningServer as RunningServer
+__all__ = [
+    "CHAT_GENERATION", "COMMANDS", "COMPARED_LAMS", "SETTINGS", "ChatAnswer", "ChatControl", "ChatHistory",
+    "ChatSession", "ChatTurn", "Compared", "ComparedQuestion", "Confirmation", "ContextFullError", "Left",
+    "LiveAnswer", "LiveComparison", "LiveComparisons", "LiveTurn", "Outcome", "Said", "compare", "memory_in_words",
+    "open_chat", "start_comparison", "starting_reference",
+]  # fmt: skip
 
-__all__ = ["ServeOptions", "running_server", "serve"]
+CHAT_GENERATION = GenerationOptions(max_tokens=1024)  # of a chat, by default
+COMPARED_LAMS = "0,0.5,1"  # by default
 
 
 @contextlib.contextmanager
-def running_server(
+def open_chat(
     model: ModelLike,
-    options: ServeOptions | None = None,
-    engine: EngineOptions | None = None,
+    options: GenerationOptions | None = None,
     type: str | None = None,
     *,
     lam: float | str | None = None,
     study: str | Path | None = None,
     extrapolate: bool = False,
-) -> Iterator[RunningServer]:
-    """Serve a model in other threads until the end of the block, which gets the server: `.url`, `.wait()`.
+    engine: EngineOptions | None = None,
+    chat: ChatOptions | None = None,
+    max_memory: int | str = 0,
+    forgets: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[ChatSession]:
+    """Load a model and start a conversation with it; a pair's lam may change between the answers.
 
-    See `serve` for the parameters. Raises PaLiteError.
+    A pair without a lam starts at `lam`, else at the best lam of `study` (a run folder), else at 0.6. `max_memory`
+    limits the models in memory (bytes, or `2G`; 0: half of the free memory). With `forgets`, the oldest turns are
+    dropped when the context is full; otherwise asking raises ContextFullError. `progress` gets the bytes of a
+    download. Raises PaLiteError.
     """
-    try:
-        from pa_lite.serving.server.run import running_server as run
-    except ImportError as e:
-        raise _not_installed(e) from e
     reference = starting_reference(model, lam, study, extrapolate)
-    with run(reference, options, engine, model_type(type), extrapolate) as server:
-        yield server
+    chosen, limit = engine or EngineOptions(), parse_bytes(str(max_memory))
+    residents = ResidentOptions(
+        max_memory=limit, extrapolate=extrapolate,
+        scheduler=SchedulerOptions(parallel=1, length=chosen.n_ctx or LENGTH),
+    )  # fmt: skip
+    with open_host(reference, residents, chosen, model_type(type), progress) as host:
+        yield ChatSession(host, options or CHAT_GENERATION, chat, forgets)
 
 
-def _not_installed(error: ImportError) -> InputError:
-    name = (error.name or "").split(".")[0]
-    is_missing = isinstance(error, ModuleNotFoundError) and name != "pa_lite"
-    what = f"{name} is not installed" if is_missing else f"its packages cannot be loaded ({error})"
-    return InputError(f"serving: {what}. Install what it requires with: pip install 'pa-lite[serve]'.")
-
-
-def serve(
-    model: ModelLike,
-    options: ServeOptions | None = None,
+@contextlib.contextmanager
+def start_comparison(
+    pair: PairLike,
+    questions: Texts,
+    options: GenerationOptions | None = None,
     type: str | None = None,
     *,
-    lam: float | str | None = None,
-    study: str | Path | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    api_key: str | None = None,
-    allow_hosts: Names | None = None,
-    allow_origins: Names | None = None,
-    parallel: int | None = None,
-    queue: int | None = None,
-    max_memory: int | str | None = None,
-    models: int | None = None,
-    max_wait: float | None = None,
+    lams: Lams = COMPARED_LAMS,
+    extrapolate: bool = False,
+    engine: EngineOptions | None = None,
+    chat: ChatOptions | None = None,
+    max_memory: int | str = 0,
+    progress: Progress | None = None,
+) -> Iterator[LiveComparisons]:
+    """Start what `compare` does; the answers can be read while they are generated. Raises PaLiteError."""
+    with open_comparisons(
+        resolve_pair(pair), as_prompts(questions), lams, options or GenerationOptions(), chat or ChatOptions(),
+        engine or EngineOptions(), model_type(type), parse_bytes(str(max_memory)), extrapolate, progress,
+    ) as live:  # fmt: skip
+        yield live
+
+
+def compare(
+    pair: PairLike,
+    questions: Texts,
+    options: GenerationOptions | None = None,
+    type: str | None = None,
+    *,
+    lams: Lams = COMPARED_LAMS,
+    extrapolate: bool = False,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    top_k: int | None = None,
+    seed: int | None = None,
+    stop: Names | None = None,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    date: Date | None = None,
+    chat: ChatOptions | None = None,
     threads: int | None = None,
     gpu_layers: int | str | None = None,
     flash_attention: bool | None = None,
@@ -74,17 +126,20 @@ def serve(
     n_ctx: int | None = None,
     probe: bool | None = None,
     engine: EngineOptions | None = None,
-    extrapolate: bool = False,
-) -> None:
-    """Serve `FILE.gguf`, `PAIR@LAM` or a pair as OpenAI's API, until Ctrl-C or SIGTERM. Requires the extra `serve`.
+    max_memory: int | str = 0,
+    progress: Progress | None = None,
+) -> Compared:
+    """Answer questions at several lams of a pair: `.questions[0].answers[1].text` is that at the second lam.
 
-    Requests to a pair may name any lam (`model="demo@0.35"`); without one, `lam` answers, else the best lam of the
-    study in the run folder `study`, else 0.6. A pair is merged in memory as `type` (F16 by default). Keywords are the
-    fields of `ServeOptions` and `EngineOptions`; `n_ctx` is the length of one prompt with its answer, by default 8192
-    tokens, or what the model was trained with if that is less. `extrapolate` allows lams outside [0, 1]. Raises
-    PaLiteError.
+    As many models are in memory as `max_memory` allows (bytes, or `2G`; 0: half of the free memory) and answer
+    together; the others follow. Each is exactly the model merged at its lam. Keywords are the fields of
+    `GenerationOptions`, `ChatOptions` and `EngineOptions`; decoding is greedy unless `temperature` is set, and every
+    lam has the same random numbers. `progress` gets the bytes of a download. Raises PaLiteError.
     """
     words = locals()
-    chosen, how = fill(ServeOptions, words, options), fill(EngineOptions, words, engine)
-    with running_server(model, chosen, how, type, lam=lam, study=study, extrapolate=extrapolate) as server:
-        server.wait()
+    with start_comparison(
+        pair, questions, fill(GenerationOptions, words, options), type, lams=lams, extrapolate=extrapolate,
+        engine=fill(EngineOptions, words, engine), chat=fill(ChatOptions, words, chat), max_memory=max_memory,
+        progress=progress,
+    ) as live:  # fmt: skip
+        return live.result()

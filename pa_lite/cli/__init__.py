@@ -17,10 +17,13 @@ from typing import NoReturn
 import click
 
 from pa_lite.cli import (
+    chat,
     checkpoints,
+    compare,
     completion,
     doctor,
     follow,
+    generate,
     harness,
     judge,
     merge,
@@ -69,8 +72,8 @@ def cli(context: click.Context, debug: bool) -> None:
 
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
-    follow.generate, serve.serve, follow.follow, judge.judge, judge.winrate, study.sweep, search.search, study.report,
-    study.demo, doctor.doctor, completion.completion,
+    chat.chat, generate.generate, compare.compare, serve.serve, follow.follow, judge.judge, judge.winrate, study.sweep,
+    search.search, study.report, study.demo, doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)
 
@@ -140,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ending = EndSignal()
     try:
         with report_unreadable_maps(), end_in_order() as ending:
-            status = cli.main(args=words, prog_name="pa-lite", standalone_mode=False)
+            status = cli.main(args=words, prog_name="pa-lite", standalone_mode=False, obj=ending)
         if isinstance(status, int) and status:  # what a command gave to `Context.exit`
             sys.exit(status)
     except click.exceptions.Exit as e:

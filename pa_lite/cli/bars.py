@@ -118,6 +118,7 @@ class _Bar(Meter):
             total=1, disable=None, file=sys.stderr, leave=False, bar_format=_FORMAT, miniters=1, mininterval=0,
             dynamic_ncols=True,
         )  # fmt: skip
+        self._bar.set_description_str(one_line(phase))
         self.shown = 0.0
 
     def draw(self, now: float) -> None:

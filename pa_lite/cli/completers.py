@@ -96,7 +96,7 @@ def instruction_sets(_context: click.Context, _parameter: click.Parameter, start
 
 def prompts(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:
     """Return sets of prompts and files that start with a word."""
-    return _names_or_files(("alpaca-eval", "demo"), start)
+    return _names_or_files(("alpaca-eval", "demo", "everyday"), start)
 
 
 def weight_types(_context: click.Context, _parameter: click.Parameter, start: str) -> list[CompletionItem]:

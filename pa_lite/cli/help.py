@@ -15,7 +15,7 @@ _LONG = 10  # a command with more options shows them by subject
 # purpose -> commands, in the order of the help
 PURPOSES: Mapping[str, Sequence[str]] = {
     "Make a model": ("merge",),
-    "Use a model": ("generate", "serve"),
+    "Use a model": ("chat", "compare", "generate", "serve"),
     "Measure a model": ("score", "follow", "judge", "winrate", "harness"),
     "Study a pair": ("demo", "sweep", "search", "report"),
     "Look up": ("inspect", "diff", "pairs", "tasks", "doctor", "completion"),
@@ -23,6 +23,7 @@ PURPOSES: Mapping[str, Sequence[str]] = {
 # subject -> names of parameters; what is not named here comes first, under "Options"
 SUBJECTS: Mapping[str, Sequence[str]] = {
     "Tasks": ("tasks", "shots", "limit", "seed", "seeds", "mutual_info"),
+    "Without labels": ("text", "text_limit", "prompts", "prompts_limit"),
     "Instructions": ("follow", "follow_limit", "name"),
     "Answers and judge": (
         "alpaca", "alpaca_limit", "judge", "reference", "calibration", "one_order", "allow_empty", "judge_model",
@@ -50,6 +51,8 @@ class Command(Lenient):
         options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
         shown = [(p.name, _plain(record)) for p in options if (record := p.get_help_record(ctx)) is not None]
         subject_of = {name: subject for subject, names in SUBJECTS.items() for name in names}
+        if not any(name == "tasks" for name, _ in shown):
+            subject_of["seed"] = "Sampling"
         if len(shown) <= _LONG:
             subject_of = {}
         for subject in ("Options", *SUBJECTS):

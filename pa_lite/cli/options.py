@@ -115,7 +115,7 @@ def model_and_questions(
         return (pair[0], (pair[1], *words)) if is_name else (pair, words)
     if not words:
         raise click.UsageError(f"missing argument '{name}'.")
-    if has_prompts:
+    if has_prompts and not any(re.search(r"\s", word) for word in words[1:]):
         return _one_or_two(words, name), ()
     model, *questions = words
     if questions and Path(model).is_dir() and _is_location(questions[0]):
@@ -135,6 +135,13 @@ def takes_start(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_start(*, words: tuple[str, ...], **rest: Any) -> Any:
+        import pa_lite
+
+        if len(words) > 1 and (words[0] in pa_lite.pairs() or re.search(r"\s", words[1])):
+            raise click.UsageError(
+                f"{words[1]!r} is not a checkpoint: MODEL is one name or file, or BASE and INSTRUCT. "
+                "pa-lite generate answers a question."
+            )
         return command(model=_one_or_two(words, "MODEL"), **rest)
 
     study = click.option(

@@ -18,7 +18,7 @@ from pa_lite.cli.terminal import quoted, show_json, show_table, tell
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Goal
     from pa_lite.api.options import PairLike
-    from pa_lite.api.studies import Found, Schedules
+    from pa_lite.api.searching import Found, Schedules
 
 
 def _sure(_context: click.Context, _parameter: click.Parameter, text: str) -> float | None:
@@ -70,12 +70,16 @@ def search(
     PAIR is a registered name, or BASE and INSTRUCT. Evaluations are kept in a folder: after a kill or Ctrl-C, the same
     command continues.
 
+    Without labelled data, the bits per byte of --text take the place of few-shot accuracy, and the agreement with
+    instruct's answers to --prompts that of following; shares and weights are then of the agreement beyond base's.
+
     \b
     pa-lite search demo --tasks demo --follow demo --keep-follow 0.95
+    pa-lite search llama-3.2-1b --text ./my-notes --prompts --keep-follow 0.95
     """
-    from pa_lite.api.studies import dated, plan_search, search_folder
+    from pa_lite.api.searching import dated, measures_in_words, plan_search, search_folder
 
-    note_instructions(pair, words["follow"])
+    note_instructions(pair, words["follow"], words["prompts"])
     options, goal = study_options(**words), pa_lite.Goal(weight, keep_follow, sure)
     limits = pa_lite.SearchOptions(budget=budget, seed=options.score.seed)
     folder = folder or search_folder(pair)
@@ -90,7 +94,7 @@ def search(
             {
                 "goal": asdict(goal),
                 "chat": describe_chat(options.chat),
-                "lam": asdict(found),
+                "lam": _document(found),
                 "schedules": asdict(raced) if raced else None,
             }
         )
@@ -105,30 +109,45 @@ def search(
     tell(f"Results: {folder}; the same command shows them again.")
     if goal.keep_follow is None and sure != pa_lite.Goal.sure:
         tell("note: --sure is for --keep-follow, which was not given.", err=True)
-    if options.follow and not goal.needs_follow:
-        tell("note: following was measured, but the goal is few-shot accuracy alone: add --keep-follow 0.95 or "
-             "--weight 0.5.", err=True)  # fmt: skip
+    if (options.follow or options.prompts) and not goal.needs_follow:
+        skill, following = measures_in_words(bool(found.text), bool(found.agreement))
+        tell(f"note: {following} was measured, but the goal is {skill} alone: add --keep-follow 0.95 or --weight 0.5.",
+             err=True)  # fmt: skip
 
 
 def describe_chat(chat: ChatOptions) -> dict[str, Any]:
     return {**asdict(chat), "date": str(chat.date)}
 
 
+def _document(found: Found) -> dict[str, Any]:
+    """Return what was found as a JSON object, with the measures without labels where they were used."""
+    out = asdict(found)
+    return {name: value for name, value in out.items() if value or name not in ("text", "agreement")}
+
+
 def show_found(found: Found, goal: Goal) -> None:
+    from pa_lite.api.searching import measures_in_words, stand_ins
     from pa_lite.api.studies import items_in_words
 
+    stands_in = bool(found.text), bool(found.agreement)
+    told = goal.told(*measures_in_words(*stands_in))
     if found.differs:
-        tell(f"Best for {goal.told()}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
+        tell(f"Best for {told}: lam {found.lam:g}, within 0.1 with probability {found.confidence:.2f}.")
     else:
-        tell(f"No measurable difference between the lams for {goal.told()}; {items_in_words(found.needed)}.")
+        step = ", or of 0.01 bits per byte" if found.text else ""
+        tell(f"No measurable difference between the lams for {told}; {items_in_words(found.needed)}{step}.")
     rows = [
-        [f"{lam:g}", f"{100 * found.few_shot[i]:.1f}", f"{100 * found.follow[i]:.1f}" if found.follow else "",
+        [f"{lam:g}", f"{found.text[i]:.3f}" if found.text else f"{100 * found.few_shot[i]:.1f}",
+         f"{100 * (found.follow or found.agreement)[i]:.1f}" if found.follow or found.agreement else "",
          f"{100 * found.evaluated[i]:.0f}"]
         for i, lam in enumerate(found.lams)
     ]  # fmt: skip
     marked = found.lams.index(found.lam) if found.differs else None
     how = "" if found.is_grid else " (smoothed)"
-    show_table(["lam", f"few-shot %{how}", f"followed %{how}", "items seen %"], rows, marked=marked)
+    skill, following = "text bits/byte" if found.text else "few-shot %", "agreed %" if found.agreement else "followed %"
+    show_table(["lam", f"{skill}{how}", f"{following}{how}", "items seen %"], rows, marked=marked)
+    if words := stand_ins(*stands_in):
+        tell(f"{words[0].upper()}{words[1:]}.")
     tell(f"{found.spent} item evaluations, of {found.grid} for the whole grid ({100 * found.spent / found.grid:.0f}%).")
 
 

@@ -15,7 +15,7 @@ from pa_lite.cli.terminal import show_next, tell
 if TYPE_CHECKING:
     from pa_lite import EngineOptions
     from pa_lite.api.options import PairLike
-    from pa_lite.api.serving import RunningServer
+    from pa_lite.api.server import RunningServer
 
 
 @command("Serve a model as OpenAI's API, at any lam")
@@ -77,7 +77,7 @@ def serve(
     pa-lite serve model.gguf --port 8000 --parallel 8
     PA_LITE_API_KEY=... pa-lite serve smollm2-360m --host 0.0.0.0 --max-memory 8G
     """
-    from pa_lite.api.serving import running_server
+    from pa_lite.api.server import running_server
 
     options = pa_lite.ServeOptions(
         host=host, port=port, api_key=api_key, allow_hosts=allow_hosts, allow_origins=allow_origins, queue=queue,

@@ -14,8 +14,20 @@ import pa_lite
 from pa_lite.cli.bars import bar
 from pa_lite.cli.completers import files, instruction_sets, models, prompts, runs, task_names, weight_types
 from pa_lite.cli.help import command
-from pa_lite.cli.options import CALIBRATION, EXTRAPOLATE, FORCE, GPU, JSON, PROBE, SEEDS, THREADS, chats, takes_pair
-from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell
+from pa_lite.cli.options import (
+    CALIBRATION,
+    EXTRAPOLATE,
+    FORCE,
+    GPU,
+    JSON,
+    PROBE,
+    SEEDS,
+    THREADS,
+    chats,
+    parse_size,
+    takes_pair,
+)
+from pa_lite.cli.terminal import number, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
     from pa_lite import ChatOptions, Estimate, StudyOptions
@@ -28,8 +40,18 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
         EXTRAPOLATE,
-        click.option("--tasks", required=True, shell_complete=task_names,
-                     help="Tasks, suites or .toml files, comma-separated."),
+        click.option("--tasks", shell_complete=task_names,
+                     help="Tasks, suites or .toml files, comma-separated. Required without --text or --prompts."),
+        click.option("--text", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR", shell_complete=files,
+                     help="Without labels: also measure the bits per byte of plain text, the few-shot side. "
+                     "Can be repeated; a .jsonl file has a text in each row."),
+        click.option("--text-limit", default="100K", show_default=True, callback=parse_size, metavar="SIZE",
+                     help="Score up to SIZE bytes of text, in evenly spaced windows; 0: all."),
+        click.option("--prompts", metavar="PROMPTS", is_flag=False, flag_value="everyday", default="",
+                     shell_complete=prompts,
+                     help="Without labels: also measure the agreement with instruct's own answers, the instruction "
+                     "side: to prompts everyday (the default), demo, alpaca-eval or a file."),
+        click.option("--prompts-limit", type=click.IntRange(1), help="Use N evenly spaced prompts."),
         click.option("--follow", metavar="SET", is_flag=False, flag_value="public", default="",
                      shell_complete=instruction_sets,
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
@@ -48,22 +70,36 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def note_instructions(pair: PairLike, follow: str) -> None:
-    """Say that the demo pair cannot follow the public instructions."""
+def note_instructions(pair: PairLike, follow: str, prompts: str = "") -> None:
+    """Say that the demo pair cannot follow the public instructions, or answer everyday prompts."""
     if pair == "demo" and follow == "public":
         tell("note: the demo pair knows only its own instructions: use --follow demo.", err=True)
+    if pair == "demo" and prompts == "everyday":
+        tell("note: the demo pair knows only its own instructions: use --prompts demo.", err=True)
+
+
+def _check_measured(tasks: str | None, text: tuple[Path, ...], prompts: str) -> None:
+    """Raise a usage error where nothing is to be measured."""
+    if tasks is None and not text and not prompts:
+        context = click.get_current_context()
+        option = next(parameter for parameter in context.command.params if parameter.name == "tasks")
+        raise click.MissingParameter(ctx=context, param=option)
 
 
 def study_options(
-    lams: str, tasks: str, follow: str, follow_limit: int | None, types: str, shots: int | None, limit: int | None,
-    seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
-    extrapolate: bool, seeds: int = 1,
+    lams: str, tasks: str | None, follow: str, follow_limit: int | None, types: str, shots: int | None,
+    limit: int | None, seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
+    extrapolate: bool, text: tuple[Path, ...], text_limit: int, prompts: str, prompts_limit: int | None,
+    seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
+    _check_measured(tasks, text, prompts)
     from pa_lite.api.options import parse_lams, read_schedule
     from pa_lite.api.tasks import split_names
 
     return pa_lite.StudyOptions(
-        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate, tasks=split_names(tasks),
+        lams=parse_lams(lams, extrapolate), extrapolate=extrapolate,
+        tasks=() if tasks is None else split_names(tasks), text=text, text_limit=text_limit, prompts=prompts,
+        prompts_limit=prompts_limit,
         types=split_names(types, "types"), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
         chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
@@ -120,6 +156,9 @@ def sweep(
 ) -> None:
     """Measure PAIR at every lam: few-shot tasks, and with --follow instruction following. Run it again to resume.
 
+    Without labelled data, --text and --prompts show the trade-off: bits per byte of your own text, and how many tokens
+    of instruct's own greedy answers each lam would choose too. They stand in for few-shot accuracy and for following.
+
     PAIR is a registered name, or BASE and INSTRUCT. A judge's preferences rank lams only where --calibration shows that
     the judge agrees with known preferences more often than answer length does. If fewer than 20 of the judged pairs are
     in its FILE, the judge judges the pairs of FILE too.
@@ -127,10 +166,11 @@ def sweep(
     \b
     pa-lite sweep demo --tasks demo --follow demo
     pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
+    pa-lite sweep llama-3.2-1b --text ./my-notes --prompts
     """
     from pa_lite.api.studies import run_folder
 
-    note_instructions(pair, words["follow"])
+    note_instructions(pair, words["follow"], words["prompts"])
     options = replace(
         study_options(**words), alpaca=alpaca, alpaca_limit=alpaca_limit, judge=judge, reference=reference,
         calibration=calibration,
@@ -221,7 +261,7 @@ def show_curves(curves: Curves, found: Sequence[Reading]) -> None:
 
     shown, marks = averages(curves), labels(found)
     rows = [
-        [f"{lam:g}", *(percent(x) for a in shown for x in (a.estimates[i].value, a.estimates[i].stderr)),
+        [f"{lam:g}", *(number(x, a.measure) for a in shown for x in (a.estimates[i].value, a.estimates[i].stderr)),
          ", ".join(marks.get(lam, []))]
         for i, lam in enumerate(curves.lams)
     ]  # fmt: skip
@@ -257,7 +297,8 @@ def report(
 
     RUN is a run folder, or a pair's name for its newest default run folder.
 
-    --calibration compares the study's judge with the preferences that FILE has for some of the judged pairs.
+    --calibration compares the study's judge with the preferences that FILE has for some of the judged pairs. The files
+    of --lm-eval have the tasks only, not what was measured without labels.
 
     \b
     pa-lite report demo-study -o trade-off.html --png figures

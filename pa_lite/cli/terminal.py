@@ -14,12 +14,17 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pa_lite.sanitize import one_line, plain, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from pa_lite.api.studies import Measure
 
 
 def prepare_streams() -> None:
@@ -50,6 +55,33 @@ def drop_streams() -> None:
         os.close(null)
 
 
+@contextlib.contextmanager
+def without_echo() -> Iterator[None]:
+    """Do not show what is typed during the block, where it would be mixed into the output; it is read afterwards.
+
+    Ctrl-C works. Does nothing where stdin is not a terminal, and on Windows.
+    """
+    try:
+        import termios
+    except ImportError:
+        yield
+        return
+    try:
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+    except (OSError, ValueError, termios.error):
+        yield
+        return
+    changed = [*before]
+    changed[3] &= ~termios.ECHO
+    termios.tcsetattr(number, termios.TCSANOW, changed)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(number, termios.TCSANOW, before)
+
+
 def tell(line: str, err: bool = False) -> None:
     """Print one line, escaped, on stdout or stderr."""
     click.echo(one_line(line), err=err)
@@ -69,11 +101,78 @@ def quoted(word: object) -> str:
 def tell_prose(text: str, err: bool = False) -> None:
     """Print sentences on stdout or stderr, escaped; on a terminal they wrap at words."""
     stream = sys.stderr if err else sys.stdout
-    width = shutil.get_terminal_size().columns if stream.isatty() else 0
     line = one_line(text)
-    if 0 < width < len(line):
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    click.echo(line, err=err)
+    click.echo("\n".join(wrapped(line)) if stream.isatty() else line, err=err)
+
+
+def wrapped(line: str) -> list[str]:
+    """Return a line in parts that fit the terminal, broken between words."""
+    width = shutil.get_terminal_size().columns
+    if not 0 < width < len(line):
+        return [line]
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+
+
+def tell_remark(text: str) -> None:
+    """Print a remark next to answers on stdout: escaped, wrapped at words, and dimmed unless NO_COLOR is set."""
+    for line in text.split("\n"):
+        for part in wrapped(one_line(line)):
+            click.echo(_dimmed(part))
+
+
+def tell_heading(line: str) -> None:
+    """Print a heading on stdout, escaped, in bold on a terminal; a long one is cut to the terminal's width."""
+    from rich.cells import cell_len, set_cell_size
+
+    shown, width = one_line(line), shutil.get_terminal_size().columns if is_terminal() else 100
+    if cell_len(shown) > width > 3:
+        shown = set_cell_size(shown, width - 3).rstrip() + "..."
+    click.echo(click.style(shown, bold=True))
+
+
+def write_piece(text: str, is_remark: bool = False) -> None:
+    """Print a part of a text on stdout at once, escaped, without a line end; remarks are dimmed on a terminal."""
+    if text:
+        click.echo(_dimmed(plain(text)) if is_remark else plain(text), nl=False)
+        sys.stdout.flush()
+
+
+def _dimmed(text: str) -> str:
+    return text if os.environ.get("NO_COLOR") else click.style(text, dim=True)
+
+
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
+def terminal_width() -> int:
+    """Return the number of columns of the terminal, at least 20."""
+    return max(20, shutil.get_terminal_size().columns)
+
+
+def draw_while(drawing: RenderableType, step: Callable[[], bool]) -> None:
+    """Draw on the terminal, again after each step while it returns true; then remove the drawing.
+
+    The drawing's texts must be escaped, and it must not be higher than the terminal.
+    """
+    from rich.live import Live
+
+    with Live(drawing, console=_console(), auto_refresh=False, transient=True) as drawn:
+        while step():
+            drawn.refresh()
+
+
+def draw(drawing: RenderableType) -> None:
+    """Draw once on stdout. The drawing's texts must be escaped."""
+    _console().print(drawing)
+    sys.stdout.flush()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=terminal_width(), highlight=False)
 
 
 def tell_text(text: str, err: bool = False) -> None:
@@ -92,6 +191,11 @@ class PlainFormatter(logging.Formatter):
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in percent; `-` if unknown."""
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"
+
+
+def number(value: float, measure: Measure) -> str:
+    """Return a value of a measure in percent, or in the measure's unit; `-` if unknown."""
+    return measure.number(value) if math.isfinite(value) else "-"
 
 
 def blocks(n: int) -> str:

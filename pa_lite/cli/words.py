@@ -47,7 +47,18 @@ def _respelled(words: Sequence[str], options: _Options, has_model: bool) -> list
             out[i] = SPELLINGS[name] + equals + value
         elif name == "--pair" and has_model:
             out[i : i + 1] = [value] if equals else []
-    return out
+    return _one_name(out, options) if "--pair" in options else out
+
+
+def _one_name(words: list[str], options: _Options) -> list[str]:
+    """Return the words with `--pair NAME` as NAME where --pair takes two words and only one follows."""
+    for i in reversed(list(_option_words(words, options))):
+        name, equals, value = words[i].partition("=")
+        if name == "--pair" and options[name].nargs == 2:
+            after = words[i + 1 : i + 3]
+            if equals or len(after) < 2 or after[1].startswith("-"):
+                words[i : i + 1] = [value] if equals else []
+    return words
 
 
 class Lenient(click.Command):
@@ -57,7 +68,9 @@ class Lenient(click.Command):
         """Parse the words. Raises a usage error that names the whole word of an unknown option with one dash."""
         parameters = self.get_params(ctx)
         options = {name: p for p in parameters if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
-        has_model = any(isinstance(p, click.Argument) and p.metavar in ("PAIR", "MODEL") for p in parameters)
+        has_model = any(
+            isinstance(p, click.Argument) and str(p.metavar).split()[0] in ("PAIR", "MODEL") for p in parameters
+        )
         words = _respelled(args, options, has_model)
         own = words[: _first_command(words)] if isinstance(self, click.Group) else words
         named = [words[i].partition("=")[0] for i in _option_words(own, options)]

@@ -61,7 +61,8 @@ class Answer(Pending[Generation]):
     """The answer to one request. Any thread may read or cancel it; a scheduler writes it.
 
     `n_reused` is the number of the prompt's tokens that were not decoded again (None before the answer has started).
-    Pieces may be left to take when it is done.
+    `end_token` is the token by which the model ended its turn, None before, and where it did not. Pieces may be left to
+    take when it is done.
     """
 
     what = "the answer"
@@ -77,6 +78,7 @@ class Answer(Pending[Generation]):
         super().__init__(on_change)
         self.request, self.streams = request, streams
         self.n_reused: int | None = None
+        self.end_token: int | None = None
         self._pieces: list[Piece] = []
 
     @property

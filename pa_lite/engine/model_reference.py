@@ -14,9 +14,10 @@ from pa_lite.checkpoints.hub.references import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
 from pa_lite.engine.options import EngineOptions
-from pa_lite.errors import CheckpointError, InputError, PaLiteError
+from pa_lite.errors import CheckpointError, InputError, PaLiteError, nearest
 from pa_lite.merging.lams import parse_lams, read_lam
 from pa_lite.merging.plan import PlanOptions, plan_merge
+from pa_lite.progress import Progress
 from pa_lite.untrusted.file_kind import FileStart, content_of
 
 if TYPE_CHECKING:  # naming a model starts no llama.cpp
@@ -120,7 +121,9 @@ def _file_reference(path: Path, text: str) -> ModelRef:
     if not path.is_file():
         if path.exists():
             raise InputError(f"{text!r} is a device, socket or pipe, not a model file. Name a file.")
-        raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.")
+        close = nearest(text, all_pairs())
+        meant = close if "Did you mean" in close else ""
+        raise InputError(f"{text!r} is not a model: neither a file that exists nor PAIR@LAM such as demo@0.7.{meant}")
     return ModelRef(file=_checked(path), text=text)
 
 
@@ -208,9 +211,9 @@ def open_reference(
         yield moved
 
 
-def _plan_of(pair: Pair, weight_type: str) -> MergePlan:
+def _plan_of(pair: Pair, weight_type: str, progress: Progress | None = None) -> MergePlan:
     """Return the plan to merge a pair in memory, and log what was chosen for the user."""
-    base, instruct = open_checkpoints([pair.base, pair.instruct])
+    base, instruct = open_checkpoints([pair.base, pair.instruct], progress=progress)
     plan = plan_merge(base, instruct, PlanOptions(type=weight_type))
     for remark in plan.choices:
         _log.warning("%s", remark)
@@ -223,12 +226,13 @@ def open_scheduled(
     residents: ResidentOptions | None = None,
     options: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
+    progress: Progress | None = None,
 ) -> Iterator[ResidentModels | FixedModel]:
     """Open a model by reference for requests that arrive at any time: a file, or a pair at any lam.
 
     A pair's first model is at the reference's lam, and all are merged as `weight_type`. Step what this yields, or give
-    it to a `Runner`, which closes it before the end of the block. Raises what `open_reference` and `ResidentModels`
-    raise.
+    it to a `Runner`, which closes it before the end of the block. `progress` gets the bytes of a download. Raises what
+    `open_reference` and `ResidentModels` raise.
     """
     from pa_lite.engine.fixed_model import FixedModel
     from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
@@ -241,7 +245,7 @@ def open_scheduled(
         ):
             yield fixed
         return
-    plan = _plan_of(reference.pair, weight_type)
+    plan = _plan_of(reference.pair, weight_type, progress)
     with ResidentModels(plan, reference.lam, residents, options, reference.pair.name) as several:
         yield several
 

@@ -1,4 +1,4 @@
-"""Score every token of prompts on the scoring path, a batch at a time, beside the generation of answers."""
+"""Score every token of prompts on the scoring path, a batch at a time, in turn with the generation of answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PromptScorer:
     """The scoring jobs of one model. `step` decodes one batch of them, so that other work can take turns."""
 
     def __init__(self, model: Model) -> None:
-        """Open no context yet; one is open while there are jobs, with memory beside that of answers."""
+        """Open no context yet; one is open while there are jobs, in addition to that of answers."""
         self._model = model
         self._waiting: deque[tuple[ScoringJob, int]] = deque()  # a job and the index of its prompt
         self._portion: list[tuple[ScoringJob, int]] = []

@@ -4,7 +4,7 @@ The work is done in steps. A step first gives free sequences of the cache to wai
 batch: the newest token of every running answer, and as much of the waiting prompts as fits, so that a long prompt
 delays running answers only a little. Then every sequence whose tokens are all decoded gets its next token, and an
 answer that has ended frees its sequence. `pa_lite.engine.sequences` decides which prompt starts in which sequence.
-Prompts to score (`pa_lite.engine.prompt_scores`) get a batch of their own after each of these.
+Prompts to score (`pa_lite.engine.prompt_scores`) get a separate batch after each of these.
 
 `submit`, and everything of an `Answer`, may be called from any thread; one thread at a time steps.
 """

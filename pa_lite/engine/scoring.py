@@ -43,14 +43,20 @@ _ROW_BYTES = 48 << 20  # of logits kept in a batch; llama.cpp holds them twice
 class Score:
     """The score of a continuation: ln p in nats (<= 0), its tokens and bytes.
 
-    `is_greedy` is set if every token was the most likely one, `truncated` if the context was cut at the left to fit.
+    `n_greedy` counts the tokens that were the most likely ones. `truncated` is set if the context was cut at the left
+    to fit.
     """
 
     logprob: float
     n_tokens: int
     n_bytes: int
-    is_greedy: bool
+    n_greedy: int
     truncated: bool = False
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token was the most likely one."""
+        return self.n_greedy == self.n_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class Scorer:
         KeyboardInterrupt on Ctrl-C, even during a batch.
         """
         logprobs = np.zeros(len(requests))
-        greedy = np.ones(len(requests), np.bool_)
+        n_greedy = np.zeros(len(requests), np.int64)
 
         def result(i: int) -> Score:
             r = requests[i]
@@ -100,7 +106,7 @@ class Scorer:
                 logprob=float(logprobs[i]),
                 n_tokens=len(r.tokens) - r.n_context,
                 n_bytes=r.n_bytes,
-                is_greedy=bool(greedy[i]),
+                n_greedy=int(n_greedy[i]),
             )
 
         # requests become complete in the order of the tree
@@ -109,7 +115,7 @@ class Scorer:
         with ends_on_interrupt(self.context):
             for found in self.predictions(requests):
                 np.add.at(logprobs, found.requests, found.logprobs)
-                np.logical_and.at(greedy, found.requests, found.best == found.tokens)
+                np.add.at(n_greedy, found.requests, found.best == found.tokens)
                 if finished is not None:
                     for i in order[done : found.done]:
                         finished(i, result(i))
@@ -121,7 +127,7 @@ class Scorer:
     def predictions(self, requests: Sequence[Request]) -> Iterator[Predicted]:
         """Decode batch after batch and yield what each predicted of the requests' continuations.
 
-        Raises what `score` raises. An interrupt between two batches loses nothing but the batches to come.
+        Raises what `score` raises. After an interrupt between two batches, the batches to come are missing.
         """
         context = self.context
         self._check(requests)

@@ -42,6 +42,8 @@ class RunningAnswer:
             o = self._options
             token = draw(logits, o.temperature, o.top_k, o.top_p, o.min_p, self._random.random())
         is_end = model.is_end(token) and not self._text.ends_reasoning(token)
+        if is_end:
+            self.answer.end_token = token
         reason = "end" if is_end else self._append(token, logits)
         if reason:
             self._finish(self._text.result(self._n_made, reason))

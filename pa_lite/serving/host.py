@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from pa_lite.engine.reasoning import ReasoningFormat
 from pa_lite.engine.resident_models import ResidentModels, ResidentOptions
 from pa_lite.engine.runner import Runner
 from pa_lite.errors import InputError
+from pa_lite.progress import Progress
 from pa_lite.untrusted.sandbox import LimitedProcess
 
 LENGTH = 8192  # tokens of a conversation, by default; fewer if the model was trained on fewer
@@ -83,13 +85,13 @@ class Host:
         with self._rendering, self.models.vocabulary() as model:
             return Prompt(*conversation_prompt(model, messages, chat, self._template))
 
-    def tokenize(self, text: str, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Return the ids of a text, with the BOS that the vocabulary asks for unless `add_special` is off.
 
-        Control tokens that the text spells stay text.
+        Control tokens that the text spells stay text, unless `parse_special` is set.
         """
         with self.models.vocabulary() as model:
-            return model.tokenize(text, add_special)
+            return model.tokenize(text, add_special, parse_special)
 
     def room(self, prompt: Prompt) -> int:
         """Return how many new tokens fit after a prompt. Raises InputError if none does."""
@@ -139,6 +141,22 @@ class Host:
         """
         return self.models.score(prompts, n_top, lam, on_change)
 
+    def move(self, lam: float | str) -> float | None:
+        """Bring a model to a lam before requests name it. Return the seconds that it took, None if there was one.
+
+        Raises InputError for a bad lam and for a model from a file; EngineError if no model can be moved there.
+        """
+        chosen = self.rounded(lam)
+        if chosen in self.models.lams:
+            return None
+        started = time.monotonic()
+        answer = self.start(Prompt(self.tokenize(".")), GenerationOptions(max_tokens=1), lam=chosen, streams=False)
+        try:
+            answer.result()
+        finally:
+            answer.cancel()
+        return time.monotonic() - started
+
     def close(self, wait: float = 0.0) -> None:
         """Cancel all answers and stop; answers have `wait` seconds to become complete. Later calls do nothing."""
         self._runner.close(wait)
@@ -152,14 +170,15 @@ def open_host(
     residents: ResidentOptions | None = None,
     engine: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
+    progress: Progress | None = None,
 ) -> Iterator[Host]:
     """Load a model, or a pair at the lam where requests start by default, and host it until the end of the block.
 
-    Raises what `open_scheduled` raises.
+    `progress` gets the bytes of a download. Raises what `open_scheduled` raises.
     """
     reference = resolve_model(model)
     name = reference.pair.name if reference.pair is not None else generator_name(str(reference))
-    with open_scheduled(reference, residents, engine, weight_type) as models:
+    with open_scheduled(reference, residents, engine, weight_type, progress) as models:
         host = Host(models, name)
         try:
             yield host

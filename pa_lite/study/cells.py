@@ -13,7 +13,7 @@ from typing import Any
 class Cell:
     """One workload at one lam and weight type; `inputs` is everything that determines its numbers, as JSON values.
 
-    `kind` is `task`, `follow`, `answers`, `wins` or `calibration`.
+    `kind` is `task`, `text`, `follow`, `answers`, `wins`, `calibration`, `instruct` or `agreement`.
     """
 
     lam: float

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.interrupts import stop_is_due
 from pa_lite.errors import EngineError, PaLiteError
 from pa_lite.progress import Progress
-from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
-from pa_lite.study.records import Record
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study, with_answers
+from pa_lite.study.records import InstructAnswer, Record
 from pa_lite.study.worker import LocalWorker, WorkerLostError
 from pa_lite.system.markers import temporary_folder
 
@@ -41,12 +41,23 @@ class _RemoteWorker:
     """The code inside an actor: it makes the plan again from its options, and runs cells on one model."""
 
     def __init__(
-        self, pair: str | Pair, options: StudyOptions, keys: Sequence[str], judged: StudyPlan | None, here: str | None
+        self,
+        pair: str | Pair,
+        options: StudyOptions,
+        keys: Sequence[str],
+        judged: StudyPlan | None,
+        here: str | None,
+        answers: Mapping[str, Sequence[InstructAnswer]] | None = None,
     ) -> None:
-        """Plan the study on this node. A plan of judged pairs is passed in, as the options do not determine it."""
+        """Plan the study on this node. A plan of judged pairs is passed in, as the options do not determine it.
+
+        Neither do they determine the answers of instruct. Where these are still to be made, the plan is that of them.
+        """
         if here is not None:
             os.chdir(here)  # paths in the options may be relative to the user's folder; nothing is imported from it
         plan = judged or plan_study(pair, options)
+        if plan.before is not None:
+            plan = plan.before if answers is None else with_answers(plan, answers)
         if [p.cell.key for p in plan.cells] != list(keys):
             raise EngineError(
                 "checkpoints, tasks or versions on a node of the cluster differ from those on this machine."
@@ -135,7 +146,9 @@ def ray_workers(
             with lock:
                 return RayWorker(
                     ray,
-                    lambda: remote.remote(pair, plan.options, [p.cell.key for p in plan.cells], judged, here),
+                    lambda: remote.remote(
+                        pair, plan.options, [p.cell.key for p in plan.cells], judged, here, plan.answers
+                    ),
                     lambda: _room(ray, needs) > 0,
                 )
 

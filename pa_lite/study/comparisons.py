@@ -6,12 +6,14 @@ choice of tasks is taken as given. Randomness is seeded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pa_lite.statistics import items_to_show, spread_of_mean
+from pa_lite.errors import InputError
+from pa_lite.statistics import items_to_show
 from pa_lite.study.curves import (
     LEVEL,
     Average,
@@ -19,11 +21,12 @@ from pa_lite.study.curves import (
     Row,
     Series,
     Values,
-    compliance_draws,
-    few_shot_draws,
+    kept_draws,
     means,
+    skill_draws,
 )
 from pa_lite.study.goal import Goal
+from pa_lite.study.measures import AGREEMENT, FEW_SHOT, Measure
 from pa_lite.study.selection import (
     HeldOut,
     Interval,
@@ -63,8 +66,9 @@ class Difference:
 class Comparison:
     """Whether an average differs measurably between any lams, and how many items would show a difference of 2 points.
 
-    `low` and `high` are the lowest and highest average, in [0, 1]. `items` is the number measured at each lam; `needed`
-    is the number that would show 0.02 (80% power, 5% two-sided), spread evenly over the tasks.
+    `low` and `high` are the lowest and highest average, in [0, 1], or in the measure's unit. `items` is the number
+    measured at each lam; `needed` is the number that would show 0.02, or the measure's `step` (80% power, 5%
+    two-sided), spread evenly over the tasks.
     """
 
     differs: bool
@@ -82,7 +86,8 @@ class Best:
     are the outermost of these lams. `shares` is how often each lam wins when units are resampled (equals share), in the
     order of the lams. `few_shot` is the few-shot accuracy of the lam chosen, and `gain_over_base` and
     `gain_over_instruct` the gain over lam 0 and 1 (None where that was not measured), all on items that had no part in
-    the choice, with intervals that allow for it.
+    the choice, with intervals that allow for it. Without tasks, `few_shot` is NaN, `text` the bits per byte of text at
+    that lam, and gains are bits per byte saved.
     """
 
     lam: float
@@ -93,11 +98,13 @@ class Best:
     few_shot: Interval
     gain_over_base: Interval | None = None
     gain_over_instruct: Interval | None = None
+    text: Interval | None = None
 
 
 def band(shown: Average) -> tuple[list[float], list[float]]:
-    """Return the ends of an average's interval at every lam, in percent."""
-    return [100 * low for low, _ in shown.bounds], [100 * high for _, high in shown.bounds]
+    """Return the ends of an average's interval at every lam, in percent or in the measure's unit."""
+    scale = 100 if shown.measure.is_share else 1
+    return [scale * low for low, _ in shown.bounds], [scale * high for _, high in shown.bounds]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -134,7 +141,9 @@ def differences(lams: Sequence[float], series: Sequence[Series], reference: int,
     return out
 
 
-def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0) -> Comparison:
+def compare_lams(
+    lams: Sequence[float], series: Sequence[Series], seed: int = 0, measure: Measure = FEW_SHOT
+) -> Comparison:
     """Compare all lams with base and instruct (or the outermost lams), and the lams of lowest and highest average.
 
     The lams differ if a test (`paired_p`) is significant. The level of 5% is divided: 3% for all comparisons with both
@@ -158,7 +167,7 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
     extreme = gaps(*extremes)
     differs |= pairs * paired_p(extreme, seed=seed) < (1 - share) * level
     found = [extreme, *against]
-    needed = items_to_show(max(map(mean_variance, found)))
+    needed = items_to_show(max(map(mean_variance, found)), measure.step, is_share=measure.is_share)
     return Comparison(
         differs=bool(differs),
         low=float(average.min()),
@@ -168,10 +177,10 @@ def compare_lams(lams: Sequence[float], series: Sequence[Series], seed: int = 0)
     )
 
 
-def items_in_words(needed: int, unit: str = "items") -> str:
+def items_in_words(needed: int, unit: str = "items", measure: Measure = FEW_SHOT) -> str:
     """Say how many items show a difference of 2 points; the minimum of `items_to_show` is only a lower bound."""
-    bound = "at least" if needed <= items_to_show(0.0) else "about"
-    return f"it takes {bound} {needed} {unit} to show a difference of 2 points (80% power)"
+    bound = "at least" if needed <= items_to_show(0.0, measure.step, is_share=measure.is_share) else "about"
+    return f"it takes {bound} {needed} {unit} to show a difference of {measure.step_in_words} (80% power)"
 
 
 def mean_variance(gaps: Sequence[Row]) -> float:
@@ -180,27 +189,34 @@ def mean_variance(gaps: Sequence[Row]) -> float:
     For items that share passages or questions it is what as many independent items would have at that standard error.
     Without such tasks it is 0.5, as for two independent answers that are each right half of the time.
     """
-    variances = [spread_of_mean(gap.values, gap.clusters).stderr ** 2 * len(gap.values) for gap in gaps]
+    variances = [replace(gap, by_seed=None).spread().stderr ** 2 * len(gap.values) for gap in gaps]
     return float(np.mean([v for v in variances if v == v] or [0.5]))
 
 
 def kept_lams(curves: Curves, goal: Goal) -> tuple[int, ...]:
     """Return the lams that fulfil the goal's constraint, by their indices; all without one."""
-    few_shot = means(curves.tasks)
-    if goal.keep_follow is None or curves.compliance is None:
+    if goal.keep_follow is None or curves.kept is None:
         return tuple(range(len(curves.lams)))
     following, margin = _following(curves, goal)
-    utilities = goal.utilities(curves.lams, few_shot, following - margin)
+    utilities = goal.utilities(curves.lams, means(curves.skill), following - margin)
     return tuple(i for i, utility in enumerate(utilities) if utility >= 0)
 
 
 def _following(curves: Curves, goal: Goal) -> tuple[Values, Values]:
     """Return the averages of following and the goal's margin, both float64 [lams]."""
-    assert curves.compliance is not None
-    following = means([curves.compliance])
+    assert curves.kept is not None
+    following = means([curves.kept])
     if goal.keep_follow is None or goal.sure is None:
         return following, np.zeros(len(following))
-    return following, goal.margin(curves.lams, following, curves.once(compliance_draws))
+    return following, goal.margin(curves.lams, following, curves.once(kept_draws))
+
+
+def check_goal(curves: Curves, goal: Goal) -> None:
+    """Raise InputError for a goal that requires a measure, or a lam, that the study lacks."""
+    if not curves.skill:
+        raise InputError("a best lam requires few-shot tasks (--tasks), or text (--text) in their place.")
+    if goal.needs_follow and curves.compliance_measure is AGREEMENT and curves.kept is None:
+        raise InputError("this goal is about the agreement with instruct that base does not have: lam 0 is missing.")
 
 
 def chosen_lam(curves: Curves, goal: Goal) -> int:
@@ -208,10 +224,11 @@ def chosen_lam(curves: Curves, goal: Goal) -> int:
 
     Raises InputError when the goal requires a measure that is missing.
     """
-    if not goal.needs_follow or curves.compliance is None:
-        return int(goal.utilities(curves.lams, means(curves.tasks), None).argmax())
+    check_goal(curves, goal)
+    if not goal.needs_follow or curves.kept is None:
+        return int(goal.utilities(curves.lams, means(curves.skill), None).argmax())
     following, margin = _following(curves, goal)
-    return int(goal.utilities(curves.lams, means(curves.tasks), following - margin).argmax())
+    return int(goal.utilities(curves.lams, means(curves.skill), following - margin).argmax())
 
 
 def best_lam(curves: Curves, goal: Goal | None = None) -> Best:
@@ -223,12 +240,12 @@ def best_lam(curves: Curves, goal: Goal | None = None) -> Best:
 
 
 def _best_lam(curves: Curves, goal: Goal) -> Best:
-    lams, tasks, drawn = curves.lams, curves.tasks, curves.once(few_shot_draws)
     best = chosen_lam(curves, goal)  # raises for a missing measure
+    lams, tasks, drawn = curves.lams, curves.skill, curves.once(skill_draws)
     follow = resampled = None
     if goal.needs_follow:
         following, margin = _following(curves, goal)
-        follow, resampled = following - margin, curves.once(compliance_draws) - margin
+        follow, resampled = following - margin, curves.once(kept_draws) - margin
     allowed = drawn[:, kept_lams(curves, goal)]
     held = HeldOut(means(tasks), float(means(tasks)[best]))
     if allowed.shape[1] > 1:  # a choice was made
@@ -240,15 +257,18 @@ def _best_lam(curves: Curves, goal: Goal) -> Best:
             gains[end] = selected_gain(tasks, allowed - drawn[:, [at]], best, at, held)
     utilities = goal.utilities(lams, drawn, resampled)
     equals = sorted({best, *_equals(curves, goal, utilities)}, key=lambda i: lams[i])
+    at_best = selected_average(tasks, allowed, best, held)
+    is_share = curves.skill_measure.is_share
     return Best(
         lam=lams[best],
         low=lams[equals[0]],
         high=lams[equals[-1]],
         shares=_win_shares(utilities),
         ties=tuple(lams[i] for i in sorted(equals) if i != best),
-        few_shot=selected_average(tasks, allowed, best, held),
+        few_shot=at_best if is_share else Interval(*[math.nan] * 3),
         gain_over_base=gains.get("base"),
         gain_over_instruct=gains.get("instruct"),
+        text=None if is_share else Interval(-at_best.value, -at_best.high, -at_best.low),
     )
 
 
@@ -258,12 +278,12 @@ def _equals(curves: Curves, goal: Goal, drawn: Values) -> list[int]:
     With a share to keep, these are the lams as good as the best of those that surely keep it, and of those that may
     keep it each that is not measurably worse than these.
     """
-    few_shot = means(curves.tasks)
+    few_shot = means(curves.skill)
     if goal.keep_follow is None:
-        follow = means([curves.compliance]) if goal.needs_follow and curves.compliance is not None else None
+        follow = means([curves.kept]) if goal.needs_follow and curves.kept is not None else None
         return as_good_as_best(goal.utilities(curves.lams, few_shot, follow), drawn)
     surely = list(kept_lams(curves, replace(goal, sure=LEVEL)))
-    resampled, skill = curves.once(compliance_draws), curves.once(few_shot_draws)
+    resampled, skill = curves.once(kept_draws), curves.once(skill_draws)
     may_keep = resampled >= goal.keep_follow * resampled[:, [curves.lams.index(1.0)]] - _EQUAL
     found = [surely[i] for i in as_good_as_best(few_shot[surely], skill[:, surely])]
     for i, share in enumerate(may_keep.mean(axis=0)):

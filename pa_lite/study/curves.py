@@ -16,12 +16,24 @@ from pa_lite.statistics import (
     Spread,
     bootstrap_means,
     chunks_of,
+    mean_interval,
     score_interval,
     spread_of_average,
     spread_of_draws,
+    spread_of_mean,
     unit_sums,
 )
-from pa_lite.study.measures import CONTROLLED, CONTROLLED_MINIMAL, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
+from pa_lite.study.measures import (
+    AGREEMENT,
+    ANSWERS,
+    CONTROLLED,
+    CONTROLLED_MINIMAL,
+    FEW_SHOT,
+    FOLLOWING,
+    PREFERRED,
+    TEXT,
+    Measure,
+)
 
 MOST_TASKS = 1000  # in a study: each is resampled some thousand times for the report
 MOST_PANELS = 100  # in a chart: more are unreadable, and matplotlib takes minutes for hundreds
@@ -31,6 +43,12 @@ Values = npt.NDArray[np.float64]
 _T = TypeVar("_T")
 
 
+def _averages_of(values: Values, weights: tuple[float, ...] | None) -> Values:
+    """Return the means of values over items, float64 [...] of [..., items]."""
+    out: Values = values.mean(axis=-1) if weights is None else np.average(values, axis=-1, weights=weights)
+    return out
+
+
 @dataclass(frozen=True)
 class Row:
     """Values of items, float64 [items]: those of one lam, or the differences of two. The rest is as in `Series`."""
@@ -38,14 +56,22 @@ class Row:
     values: Values
     clusters: tuple[int, ...] | None = None
     by_seed: Values | None = None  # [seeds, items]
+    weights: tuple[float, ...] | None = None
+    is_share: bool = True
 
     def units(self) -> tuple[Values, Values]:
         """Return the sums of the values of each unit, float64 [units], and the units' sizes [units]."""
-        return unit_sums(self.values, self.clusters)
+        return unit_sums(self.values, self.clusters, self.weights)
 
     def spread(self) -> Spread:
         """Return the spread of the mean, with that of the draw of exemplars where there are several."""
-        return spread_of_draws(self.values[None] if self.by_seed is None else self.by_seed, self.clusters)
+        if self.by_seed is None:
+            return spread_of_mean(self.values, self.clusters, self.weights)
+        return spread_of_draws(self.by_seed, self.clusters)
+
+    def mean(self) -> float:
+        """Return the mean of the values, weighted where there are weights."""
+        return float(_averages_of(self.values, self.weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +82,8 @@ class Series:
     which items share a passage or a question, as a number for each item; None if all are independent. A unit is a
     cluster, or an item where there are none. `by_seed`, float64 [seeds, lams, items], has the values for several draws
     of exemplars, whose mean `values` is; None for one draw. `metrics` are the averages at every lam by a task's other
-    metrics and ways to extract answers.
+    metrics and ways to extract answers. `weights` are the items' shares in an average, such as their bytes; None where
+    all count the same. Values are in [0, 1] if `is_share`.
     """
 
     name: str
@@ -67,6 +94,8 @@ class Series:
     clusters: tuple[int, ...] | None = None
     by_seed: Values | None = None
     metrics: Mapping[str, tuple[Mean, ...]] = field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
+    is_share: bool = True
 
     @property
     def baseline(self) -> float | None:
@@ -84,16 +113,21 @@ class Series:
 
     def units(self) -> tuple[Values, Values]:
         """Return the sums of the values of each unit, float64 [lams, units], and the units' sizes [units]."""
-        return unit_sums(self.values, self.clusters)
+        return unit_sums(self.values, self.clusters, self.weights)
+
+    def averages(self) -> Values:
+        """Return the mean at every lam: float64 [lams]."""
+        return _averages_of(self.values, self.weights)
 
     def row(self, lam: int) -> Row:
         """Return the values at one lam, by its index."""
-        return Row(self.values[lam], self.clusters, None if self.by_seed is None else self.by_seed[:, lam])
+        seeds = None if self.by_seed is None else self.by_seed[:, lam]
+        return Row(self.values[lam], self.clusters, seeds, self.weights, self.is_share)
 
     def gap(self, lam: int, reference: int) -> Row:
         """Return the values at one lam less those at another, by their indices."""
         seeds = None if self.by_seed is None else self.by_seed[:, lam] - self.by_seed[:, reference]
-        return Row(self.values[lam] - self.values[reference], self.clusters, seeds)
+        return Row(self.values[lam] - self.values[reference], self.clusters, seeds, self.weights, self.is_share)
 
     def at(self, lams: Sequence[int]) -> Series:
         """Return the series at some of the lams, by their indices."""
@@ -109,7 +143,9 @@ class Series:
 class Curves:
     """Few-shot tasks along lam, with instruction following where measured. Averages are over tasks (macro).
 
-    `follow` is 1 or 0 for each prompt, `wins` the preference over a reference's output in [0, 1].
+    `follow` is 1 or 0 for each prompt, `wins` the preference over a reference's output in [0, 1]. Measured without
+    labels: `text` is bits per byte of passages, by bytes; `agreement` the share of the tokens of instruct's answers
+    that are the most likely ones, and `answers` their nats per token, both by tokens.
     `length_controlled` is the length-controlled win rate at each lam with the standard error of the fit, empty where
     unknown; `is_minimal_control` says that it is the minimal form at some lam. `judge_check` compares the judge of
     `wins` with known preferences, `judge_signs` says what speaks against it.
@@ -123,6 +159,9 @@ class Curves:
     is_minimal_control: bool = False
     judge_check: JudgeCheck | None = None
     judge_signs: tuple[str, ...] = ()
+    text: Series | None = None
+    agreement: Series | None = None
+    answers: Series | None = None
     _known: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, compute: Callable[..., _T], *arguments: Hashable) -> _T:
@@ -142,14 +181,47 @@ class Curves:
         return tuple(t for t in self.tasks if t.area == area)
 
     @property
+    def skill(self) -> tuple[Series, ...]:
+        """The series of the few-shot side, higher is better: the tasks, else the text's bits per byte, negated.
+
+        Empty where neither was measured.
+        """
+        return self.once(_skill)
+
+    @property
+    def skill_measure(self) -> Measure:
+        """The measure of `skill`."""
+        return FEW_SHOT if self.tasks else TEXT
+
+    @property
+    def is_judge_trusted(self) -> bool:
+        """Whether the judge of `wins` is known to beat chance and answer length."""
+        return self.judge_check is not None and self.judge_check.is_trusted
+
+    @property
     def compliance(self) -> Series | None:
-        """The series that measures instruction following: checked instructions, else preferences, else None."""
-        return self.follow if self.follow is not None else self.wins
+        """The series that measures instruction following, or None: checked instructions, else preferences.
+
+        Agreement with instruct takes the place of preferences that were not measured, or whose judge is not trusted.
+        """
+        if self.follow is not None:
+            return self.follow
+        return self.wins if self.agreement is None or self.is_judge_trusted else self.agreement
 
     @property
     def compliance_measure(self) -> Measure:
         """The measure of `compliance`."""
-        return FOLLOWING if self.follow is not None else PREFERRED
+        if self.follow is not None:
+            return FOLLOWING
+        return PREFERRED if self.agreement is None or self.is_judge_trusted else AGREEMENT
+
+    @property
+    def kept(self) -> Series | None:
+        """The series of which goals keep a share: `compliance`; of agreement, the part that base does not have.
+
+        None where following was not measured, or agreement without lam 0.
+        """
+        return self.once(_kept)
 
     def groups(self) -> Iterator[tuple[str, tuple[Series, ...]]]:
         """Yield (`few-shot`, all tasks), then each area and each task where there are several.
@@ -157,7 +229,8 @@ class Curves:
         Group names are unique: an area or task named like an earlier group or a measure gets `(area)` or `(task)`
         appended.
         """
-        taken = {measure.group for measure in MEASURES}
+        taken = {measure.group for measure in (FEW_SHOT, FOLLOWING, PREFERRED, CONTROLLED, CONTROLLED_MINIMAL)}
+        taken |= {measure.group for measure, series in self.unlabelled() if series is not None}
 
         def free(name: str, what: str) -> str:
             while name in taken:
@@ -165,16 +238,36 @@ class Curves:
             taken.add(name)
             return name
 
-        yield FEW_SHOT.group, self.tasks
+        if self.tasks:
+            yield FEW_SHOT.group, self.tasks
         if len(self.areas) > 1:
             yield from ((free(area, "area"), self.of_area(area)) for area in self.areas)
         if len(self.tasks) > 1:
             yield from ((free(t.name, "task"), (t,)) for t in self.tasks)
 
+    def unlabelled(self) -> tuple[tuple[Measure, Series | None], ...]:
+        """Return the measures without labels, with their series where they were measured."""
+        return (AGREEMENT, self.agreement), (TEXT, self.text), (ANSWERS, self.answers)
+
+
+def _skill(curves: Curves) -> tuple[Series, ...]:
+    if curves.tasks or curves.text is None:
+        return curves.tasks
+    return (replace(curves.text, values=-curves.text.values),)
+
+
+def _kept(curves: Curves) -> Series | None:
+    found = curves.compliance
+    if found is None or curves.compliance_measure is not AGREEMENT:
+        return found
+    if 0.0 not in curves.lams:
+        return None
+    return replace(found, values=found.values - found.values[curves.lams.index(0.0)], is_share=False)
+
 
 def means(series: Sequence[Series]) -> Values:
     """Return the macro average at every lam: float64 [lams]."""
-    out: Values = np.mean([s.values.mean(axis=1) for s in series], axis=0)
+    out: Values = np.mean([s.averages() for s in series], axis=0)
     return out
 
 
@@ -204,7 +297,7 @@ def unit_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> V
     total = np.zeros((draws, len(series[0].values)))
     for each in series:
         sums, sizes = each.units()
-        if each.clusters is None and 4 * len(np.unique(sums, axis=1).T) < len(sizes):
+        if each.clusters is None and each.weights is None and 4 * len(np.unique(sums, axis=1).T) < len(sizes):
             total += bootstrap_means(sums, rng, draws)
         else:
             for part in chunks_of(draws, len(sizes)):
@@ -217,15 +310,15 @@ def unit_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> V
     return total / len(series)
 
 
-def few_shot_draws(curves: Curves) -> Values:
-    """Return resampled few-shot accuracies: float64 [draws, lams]. Use it with `Curves.once`."""
-    return unit_draws(curves.tasks)
+def skill_draws(curves: Curves) -> Values:
+    """Return resampled averages of `skill`: float64 [draws, lams]. Use it with `Curves.once`."""
+    return unit_draws(curves.skill)
 
 
-def compliance_draws(curves: Curves) -> Values:
-    """Return resampled values of `compliance`, float64 [draws, lams]. Use it with `Curves.once`."""
-    assert curves.compliance is not None
-    return unit_draws([curves.compliance], seed=1)
+def kept_draws(curves: Curves) -> Values:
+    """Return resampled values of `kept`, float64 [draws, lams]. Use it with `Curves.once`."""
+    assert curves.kept is not None
+    return unit_draws([curves.kept], seed=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,13 +336,14 @@ class Average:
 
 
 def average(measure: Measure, series: Sequence[Series]) -> Average:
-    """Return a measure's averages over some series; their intervals are by `score_interval`."""
+    """Return a measure's averages over some series; intervals of shares are by `score_interval`, others Student's."""
     values, found = means(series), spreads(series)
+    bounds_of = score_interval if measure.is_share else mean_interval
     return Average(
         measure=measure,
         series=tuple(series),
         estimates=[Mean(float(v), s.stderr) for v, s in zip(values, found, strict=True)],
-        bounds=[score_interval(float(v), s, LEVEL) for v, s in zip(values, found, strict=True)],
+        bounds=[bounds_of(float(v), s, LEVEL) for v, s in zip(values, found, strict=True)],
         n=sum(s.n for s in series),
     )
 
@@ -260,14 +354,14 @@ def averages(curves: Curves) -> list[Average]:
 
 
 def _averages(curves: Curves) -> list[Average]:
-    out = [average(FEW_SHOT, curves.tasks)]
+    out = [average(FEW_SHOT, curves.tasks)] if curves.tasks else []
     out += [average(m, [s]) for m, s in ((FOLLOWING, curves.follow), (PREFERRED, curves.wins)) if s is not None]
     if curves.wins is not None and (found := curves.length_controlled):
         z = NormalDist().inv_cdf((1 + LEVEL) / 2)
         bounds = [(e.value - z * e.stderr, e.value + z * e.stderr) for e in found]
         measure = CONTROLLED_MINIMAL if curves.is_minimal_control else CONTROLLED
         out.append(Average(measure=measure, series=(), estimates=found, bounds=bounds, n=curves.wins.n))
-    return out
+    return out + [average(measure, [s]) for measure, s in curves.unlabelled() if s is not None]
 
 
 def pareto_optimal(first: Values, second: Values) -> list[int]:

@@ -22,6 +22,7 @@ from pa_lite.system.atomic import write_errors, write_text
 from pa_lite.system.markers import temporary_folder
 from pa_lite.tasks.scoring import ScoreOptions
 
+TITLE = "The embedded pair between base and instruct"
 DEMO_FOLDER = "pa-lite-demo"  # the default output folder
 LAMS = tuple(i / 10 for i in range(11))
 
@@ -63,6 +64,6 @@ def run_demo(folder: Path, progress: Progress | None = None) -> DemoResult:
     study = sweep_pair(find_pair("demo"), _options("test"), folder, progress)
     out = DemoResult(study=study, results=paths[0], chart=paths[1], report=paths[2])
     write_text(out.results, json.dumps(to_document(out.study), indent=1) + "\n")
-    write_text(out.chart, curves_svg(out.study.curves, "The embedded pair between base and instruct"))
+    write_text(out.chart, curves_svg(out.study.curves, TITLE))
     write_text(out.report, to_html(out.study))
     return out

@@ -12,9 +12,12 @@ from pa_lite.errors import InputError
 from pa_lite.sanitize import csv_cell, without_nonfinite
 from pa_lite.statistics import Mean, spread_of_mean
 from pa_lite.study.comparisons import Best, Difference, holm
+from pa_lite.study.curves import Curves
+from pa_lite.study.measures import AGREEMENT
 from pa_lite.study.records import ScoredItem
 from pa_lite.study.results import planned_cells
 from pa_lite.study.results_file import damaged
+from pa_lite.study.sentences import stand_ins
 from pa_lite.study.store import Store
 from pa_lite.study.summary import Reading, StudySummary, against_ends, comparisons, conclusion, readings, table
 from pa_lite.study.workloads import WORKLOADS, TaskWorkload
@@ -40,8 +43,13 @@ def _cell(value: float | str | None) -> str:
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    """Return a reading as a JSON object; the keys of `Best` are null where no lam is the best."""
+    """Return a reading as a JSON object; the keys of `Best` are null where no lam is the best.
+
+    `text` is there only where a text chose the lam.
+    """
     best = dict.fromkeys(field.name for field in fields(Best)) if reading.best is None else asdict(reading.best)
+    if best["text"] is None:
+        del best["text"]
     return {"name": reading.name, "goal": asdict(reading.goal), **best, "sentence": reading.sentence}
 
 
@@ -49,7 +57,7 @@ def to_document(study: StudySummary) -> dict[str, Any]:
     """Return a study as one JSON document: averages with n and standard error, differences, readings, setting.
 
     `comparisons` says for few-shot accuracy and following whether the lams differ measurably, and how many items would
-    show a difference of 2 points.
+    show a difference of 2 points; and the same for what was measured without labels, which `unlabelled` lists.
     """
     curves = study.curves
     out = {
@@ -72,6 +80,7 @@ def to_document(study: StudySummary) -> dict[str, Any]:
             }
             for t in curves.tasks
         ],
+        **_unlabelled(curves),
         "setting": dict(study.setting),
         "remarks": list(study.remarks),
         "kept_stale": [asdict(kept) for kept in study.kept],
@@ -80,6 +89,25 @@ def to_document(study: StudySummary) -> dict[str, Any]:
     }
     strict: dict[str, Any] = without_nonfinite(out)
     return strict
+
+
+def _unlabelled(curves: Curves) -> dict[str, Any]:
+    """Return what was measured without labels, as `unlabelled`, and what stands in for what; nothing without any."""
+    found = [(measure, series) for measure, series in curves.unlabelled() if series is not None]
+    if not found:
+        return {}
+    rows = [
+        {
+            "name": series.name,
+            "measure": measure.group,
+            "n": series.n,
+            "unit": measure.unit or None,
+            "clusters": len(set(series.clusters)) if series.clusters else None,
+        }
+        for measure, series in found
+    ]
+    has_agreement = curves.compliance is not None and curves.compliance_measure is AGREEMENT
+    return {"unlabelled": rows, "stand_ins": stand_ins(bool(curves.skill) and not curves.tasks, has_agreement)}
 
 
 def difference_rows(against: Mapping[str, Mapping[str, Sequence[Difference]]]) -> list[dict[str, float | str]]:
@@ -105,7 +133,10 @@ def reading_rows(found: Sequence[Reading]) -> list[dict[str, float | str | None]
         for name in ("lam", "low", "high"):
             row[name] = None if reading.best is None else getattr(reading.best, name)
         row["ties"] = None if reading.best is None else " ".join(f"{lam:g}" for lam in reading.best.ties)
-        for name in ("few_shot", "gain_over_base", "gain_over_instruct"):
+        names = ["few_shot", "gain_over_base", "gain_over_instruct"]
+        if any(each.best is not None and each.best.text is not None for each in found):
+            names.insert(1, "text")
+        for name in names:
             each = None if reading.best is None else getattr(reading.best, name)
             row[name] = None if each is None else each.value
             row[f"{name}_low"] = None if each is None else each.low
@@ -117,20 +148,26 @@ def reading_rows(found: Sequence[Reading]) -> list[dict[str, float | str | None]
 def item_rows(store: Store) -> Iterator[dict[str, float | str | None]]:
     """Yield every finished item of the study as last run: kind, name, type, lam, item number, value, output.
 
+    A prompt whose answer instruct gave has two rows, of the kinds `agreement` and `answer-nats`. Where items count by
+    their length, as those of text, there is also a column `weight`.
+
     `stale` says how the inputs of a kept result (--keep-stale) differ from the study's; it is empty for others. `seed`
     is that of the exemplars before a task's item; it is None for other kinds.
     """
-    kept, first = store.kept(), store.facts().get("seed")
-    for cell in planned_cells(store):
+    kept, first, cells = store.kept(), store.facts().get("seed"), planned_cells(store)
+    is_weighted = any(WORKLOADS[cell.kind].is_weighted for cell in cells)
+    for cell in cells:
         workload, n = WORKLOADS[cell.kind], cell.n_items // cell.seeds
         type_, lam = (cell.type, cell.lam) if workload.is_along_lam else (None, None)
         seeds = None if first is None or workload is not TaskWorkload else range(first, first + cell.seeds)
         for number, result in enumerate(store.results(cell.key)):
-            yield {
-                "kind": cell.kind, "name": cell.name, "type": type_, "lam": lam, "item": number % n,
-                "value": workload.value(result), "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
-                "seed": None if seeds is None else seeds[number // n],
-            }  # fmt: skip
+            for kind, value in workload.values(result).items():
+                yield {
+                    "kind": kind, "name": cell.name, "type": type_, "lam": lam, "item": number % n,
+                    "value": value, "output": result.output, "stale": "; ".join(kept.get(cell.key, ())),
+                    "seed": None if seeds is None else seeds[number // n],
+                    **({"weight": workload.weight(result)} if is_weighted else {}),
+                }  # fmt: skip
 
 
 def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, Any]:
@@ -138,7 +175,8 @@ def lm_eval_document(store: Store, weight_type: str, lam: float) -> dict[str, An
 
     With several draws of exemplars, a number is the average over them; its error is over items alone, as lm-eval's.
 
-    Raises InputError when that lam is not finished.
+    What was measured without labels is left out: the format has results of tasks only. Raises InputError when no task
+    is finished at that lam.
     """
     wanted = (weight_type, lam, TaskWorkload.kind)
     cells = [c for c in planned_cells(store) if (c.type, c.lam, c.kind) == wanted and c.summary is not None]

@@ -40,14 +40,14 @@ class Goal:
     def needs_follow(self) -> bool:
         return self.weight > 0 or self.keep_follow is not None
 
-    def told(self) -> str:
-        """Return the goal in words."""
+    def told(self, skill: str = "few-shot accuracy", following: str = "following") -> str:
+        """Return the goal in words; `skill` and `following` name what measures them."""
         if self.keep_follow is not None:
-            text = f"few-shot accuracy with at least {100 * self.keep_follow:g}% of instruct's following kept"
+            text = f"{skill} with at least {100 * self.keep_follow:g}% of instruct's {following} kept"
             return text if self.sure is None else f"{text} in {100 * self.sure:g}% of resamplings"
         if self.weight:
-            return f"few-shot accuracy and following, weighted {1 - self.weight:g} to {self.weight:g}"
-        return "few-shot accuracy alone"
+            return f"{skill} and {following}, weighted {1 - self.weight:g} to {self.weight:g}"
+        return f"{skill} alone"
 
     def margin(self, lams: Sequence[float], follow: Values, draws: Values) -> Values:
         """Return what to subtract from following, float64 [lams], so that the lams left keep the share in `sure`.
@@ -61,23 +61,35 @@ class Goal:
     def utilities(self, lams: Sequence[float], few_shot: Values, follow: Values | None) -> Values:
         """Return each lam's utility: float64 [..., lams] from averages [..., lams]; comparable only within a row.
 
-        With `keep_follow`, lams that break the constraint rank below all that keep it, closer ones higher. Raises
-        InputError when following is required but was not measured, or lam 1 is required but missing.
+        `few_shot` are accuracies, or bits per byte of text with a minus sign. Relative to the highest value, these are
+        the fewest bits over a lam's bits. With `keep_follow`, lams that break the constraint rank below all that keep
+        it, closer ones higher. Raises InputError when following is required but was not measured, or lam 1 is required
+        but missing.
         """
         if not self.needs_follow:
             return few_shot
         if follow is None:
             raise InputError("this goal requires instruction following: measure it with --follow.")
         if self.keep_follow is None:
-            tops = [np.maximum(v.max(axis=-1, keepdims=True), 1e-9) for v in (few_shot, follow)]
-            both: Values = (1 - self.weight) * few_shot / tops[0] + self.weight * follow / tops[1]
+            both: Values = _relative(few_shot, 1 - self.weight) + _relative(follow, self.weight)
             return both
         instruct = [i for i, lam in enumerate(lams) if lam == 1]
         if not instruct:
             raise InputError("keeping a share of instruct's following requires lam 1 among the lams.")
         shortfall = self.keep_follow * follow[..., instruct] - follow
-        out: Values = np.where(shortfall > 1e-12, -1 - shortfall, few_shot)
+        kept = few_shot if few_shot.max() >= 0 else _relative(few_shot)  # at least 0, as `kept_lams` expects
+        out: Values = np.where(shortfall > 1e-12, -1 - shortfall, kept)
         return out
+
+
+def _relative(values: Values, weight: float = 1.0) -> Values:
+    """Return values [..., lams] over the highest of their row, times a weight; of negative ones, the highest over them.
+
+    So bits per byte, given with a minus sign, become the fewest bits over each.
+    """
+    top = values.max(axis=-1, keepdims=True)
+    out: Values = weight * top / values if (top < 0).all() else weight * values / np.maximum(top, 1e-9)
+    return out
 
 
 # the first is the one most users need

@@ -9,6 +9,7 @@ from pa_lite.alpaca.calibration import LEAST_PAIRS, JudgeCheck, asked, judge_sig
 from pa_lite.alpaca.known import Known, compare_judge
 from pa_lite.study.cells import StoredCell
 from pa_lite.study.curves import Curves
+from pa_lite.study.measures import PREFERRED
 from pa_lite.study.ranking import judge_statement
 from pa_lite.study.records import FinishedItem, JudgedItem
 
@@ -66,6 +67,6 @@ def judge_remarks(curves: Curves) -> list[str]:
     statement = judge_statement(curves)
     if curves.judge_check is not None:
         out.append(f"Calibration: {curves.judge_check}.")
-    if statement and curves.follow is not None:  # otherwise the conclusion says it
+    if statement and curves.compliance_measure is not PREFERRED:  # otherwise the conclusion says it
         out.append(f"{statement[0].upper()}{statement[1:]}.")
     return out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pa_lite.alpaca.calibration import NOT_COMPARED
 from pa_lite.study.curves import Curves, Series
+from pa_lite.study.measures import PREFERRED
 
 
 def judge_statement(curves: Curves) -> str:
     """Say why lams are not ranked by the judge's preferences; return "" where they may be, or there are none."""
     check = curves.judge_check
-    if curves.wins is None or (check is not None and check.is_trusted):
+    if curves.wins is None or curves.is_judge_trusted:
         return ""
     if check is None:
         return f"{NOT_COMPARED}: lams are not ranked by it (--calibration FILE)"
@@ -17,8 +18,8 @@ def judge_statement(curves: Curves) -> str:
 
 
 def refusal(curves: Curves) -> str:
-    """Say why lams are not ranked by what measures following; checked instructions always rank them, and give ""."""
-    return judge_statement(curves) if curves.follow is None else ""
+    """Say why lams are not ranked by what measures following; "" where it is not an untrusted judge."""
+    return judge_statement(curves) if curves.compliance_measure is PREFERRED else ""
 
 
 def ranked(curves: Curves) -> Series | None:

@@ -10,9 +10,21 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from pa_lite.alpaca.annotations import ROUNDING
-from pa_lite.study.rows import Rules, is_share, is_text, is_texts, is_true_or_false, lies_within, or_none, read_table
+from pa_lite.study.rows import (
+    Rules,
+    are_tokens,
+    is_share,
+    is_text,
+    is_texts,
+    is_true_or_false,
+    is_whole,
+    lies_within,
+    or_none,
+    read_table,
+)
 
 Record = dict[str, Any]
+_MOST_NATS, _MOST_TOKENS = 1e9, 1 << 28  # of an item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,32 @@ class JudgedItem(FinishedItem):
     answer_mass: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class InstructAnswer(AnsweredItem):
+    """An answer that instruct gave, as token ids: `tokens` with the end token, after the prompt `context`."""
+
+    context: Sequence[int]
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreedItem(FinishedItem):
+    """An answer of instruct's as scored by a model: -ln p in nats, its tokens, and those that were the most likely."""
+
+    nats: float
+    n_tokens: int
+    n_agreed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextItem(FinishedItem):
+    """A passage as scored by a model: -ln p in nats, and the passage's tokens and bytes."""
+
+    nats: float
+    n_tokens: int
+    n_bytes: int
+
+
 _R = TypeVar("_R", bound=FinishedItem)
 _FIELDS: Rules = {
     "output": (is_text, "a string"),
@@ -76,6 +114,12 @@ _FIELDS: Rules = {
     "preference": (or_none(lies_within(1, 2)), "a number from 1 to 2, or null"),
     "reference_first": (or_none(is_share), "a number in [0, 1], or null"),
     "model_first": (or_none(is_share), "a number in [0, 1], or null"),
+    "context": (are_tokens, "a list of token ids"),
+    "tokens": (are_tokens, "a list of token ids"),
+    "nats": (lies_within(0, _MOST_NATS), "a number from 0"),
+    "n_tokens": (lies_within(0, _MOST_TOKENS, is_whole), "a number from 0"),
+    "n_bytes": (lies_within(1, _MOST_TOKENS, is_whole), "a number from 1"),
+    "n_agreed": (lies_within(0, _MOST_TOKENS, is_whole), "a number from 0"),
     "answer_mass": (or_none(lies_within(0, 1 + ROUNDING)), "a number in [0, 1], or null"),
 }
 

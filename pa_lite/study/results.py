@@ -15,15 +15,16 @@ from pa_lite.alpaca.win_rate import BY_DEFINITION, MINIMAL
 from pa_lite.errors import InputError
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import MOST_TASKS, Curves, Series, Values, means
-from pa_lite.study.judged_workloads import WinsWorkload
+from pa_lite.study.judged_workloads import CalibrationWorkload, WinsWorkload
 from pa_lite.study.judging import StudyJudging, judge_remarks
-from pa_lite.study.measures import FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, Measure
+from pa_lite.study.measures import AGREEMENT, ANSWERS, FEW_SHOT, FOLLOWING, MEASURES, PREFERRED, TEXT, Measure
 from pa_lite.study.records import AnsweredItem, FollowedItem
 from pa_lite.study.results_file import damaged
 from pa_lite.study.rows import REQUIRED
 from pa_lite.study.staleness import UNRECORDED, is_recorded
 from pa_lite.study.store import Store, StoredCell
 from pa_lite.study.summary import Example, Kept, StudySummary, intervals_in_words
+from pa_lite.study.unlabelled import AgreementWorkload, InstructWorkload, TextWorkload
 from pa_lite.study.workloads import WORKLOADS, FollowWorkload, TaskWorkload
 
 _EXAMPLES = 6
@@ -56,6 +57,8 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     """
     facts, cells = store.facts(), planned_cells(store)
     once = [c for c in cells if not WORKLOADS[c.kind].is_along_lam and c.summary is not None]
+    if all(c.kind == InstructWorkload.kind for c in cells):  # stopped before the lams
+        raise _unfinished(store)
     cells = [c for c in cells if WORKLOADS[c.kind].is_along_lam]
     if not cells:
         raise damaged(store.path, "table cells has no task")
@@ -69,7 +72,7 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     finished = [{c.lam for c in group if c.summary is not None} for group in _by_work(cells).values()]
     lams = sorted(measured.intersection(*finished))
     if not lams:
-        raise InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to continue it.")
+        raise _unfinished(store)
     remarks = []
     if unfinished := sorted(measured.difference(lams)):
         remarks.append(f"Not finished and left out: lam {', '.join(f'{lam:g}' for lam in unfinished)}.")
@@ -78,20 +81,24 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     unjudged, reduced = list[str](), set[str]()
     judging = StudyJudging()
     for group in _by_work(cells).values():
-        workload, values = WORKLOADS[group[0].kind], []
+        workload, weights = WORKLOADS[group[0].kind], list[float]()
+        values: dict[str, list[list[float]]] = {name: [] for name in workload.measures()}
         for cell in group:  # only one cell's records are in memory at a time
             results = store.results(cell.key)
-            values.append([workload.value(result) for result in results])
+            for name, at_lams in values.items():
+                at_lams.append([workload.values(result)[name] for result in results])
+            weights = [workload.weight(result) for result in results]
             reduced.update(remark for result in results for remark in result.remarks)
             judging.add(cell, results)
-        if workload.measure is not None:
-            found, skipped = _series(group, np.array(values))
+        for name, measure in workload.measures().items():
+            found, skipped = _series(group, np.array(values[name]), measure, weights)
             unjudged += skipped
-            series.setdefault(workload.measure, []).extend(found)
+            series.setdefault(measure, []).extend(found)
     remarks += _draw_remarks(facts, cells)
     remarks += [f"For lack of memory at some lam: {remark}." for remark in sorted(reduced)]
     for cell in once:
-        judging.add(cell, store.results(cell.key))
+        if WORKLOADS[cell.kind] is CalibrationWorkload:
+            judging.add(cell, store.results(cell.key))
     reasons = store.kept()
     aged = [*cells, *once]
     kept = tuple(Kept(kind=c.kind, name=c.name, lam=c.lam, reasons=reasons[c.key]) for c in aged if c.key in reasons)
@@ -107,7 +114,9 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
         remarks.append(
             f"Weights as {weight_type}; also measured, each with a separate page (--type): {', '.join(others)}."
         )
-    follow, wins = (next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED))
+    follow, wins, text, agreement, answers = (
+        next(iter(series.get(measure, ())), None) for measure in (FOLLOWING, PREFERRED, TEXT, AGREEMENT, ANSWERS)
+    )
     stored = Known(source=str(store.path), values={key: (p, q) for key, (p, q) in facts.get("known", {}).items()})
     check, adjusted = judging.compare(known or stored)
     if known is not None and check is None:
@@ -115,13 +124,16 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     control, is_minimal, control_remarks = _length_controlled(cells)
     curves = Curves(
         lams=tuple(lams),
-        tasks=tuple(series[FEW_SHOT]),
+        tasks=tuple(series.get(FEW_SHOT, ())),
         follow=follow,
         wins=wins,
         length_controlled=control,
         is_minimal_control=is_minimal,
         judge_check=check,
         judge_signs=judging.signs,
+        text=text,
+        agreement=agreement,
+        answers=answers,
     )
     unjudged += [*control_remarks, *judge_remarks(curves), *adjusted]
     return StudySummary(
@@ -135,6 +147,10 @@ def load_study(store: Store, weight_type: str | None = None, known: Known | None
     )
 
 
+def _unfinished(store: Store) -> InputError:
+    return InputError(f"{store.path.parent}: no lam is finished yet. Run the same sweep again to continue it.")
+
+
 def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCell]]:
     """Return (kind, name) -> cells of that workload, in their order."""
     out: dict[tuple[str, str], list[StoredCell]] = {}
@@ -143,10 +159,12 @@ def _by_work(cells: Sequence[StoredCell]) -> dict[tuple[str, str], list[StoredCe
     return out
 
 
-def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], list[str]]:
+def _series(
+    cells: Sequence[StoredCell], values: Values, measure: Measure, weights: Sequence[float]
+) -> tuple[list[Series], list[str]]:
     """Return a workload's series of the items with a value at every lam, and a remark on items left out, if any.
 
-    `cells` are those of the workload at every lam.
+    `cells` are those of the workload at every lam, `weights` those of its items.
     """
     cell = cells[0]
     by_seed = values.reshape(len(values), cell.seeds, -1).swapaxes(0, 1)
@@ -155,8 +173,8 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
     what = "prompts could not be checked" if cell.kind == FollowWorkload.kind else "pairs were not judged"
     remark = f"{cell.name}: {(~judged).sum()} of {judged.size} {what} at every lam and are left out."
     summary = cell.summary or {}
-    guesses = {"majority": summary.get("majority"), "chance": summary.get("chance") or None}
     clusters = summary.get("clusters")
+    own = np.reshape(weights, (cell.seeds, -1))[0][judged]
     found = Series(
         name=cell.name,
         area=str(summary.get("area", "")),
@@ -164,7 +182,10 @@ def _series(cells: Sequence[StoredCell], values: Values) -> tuple[list[Series], 
         by_seed=by_seed[:, :, judged] if cell.seeds > 1 else None,
         clusters=tuple(clusters[i] for i in np.flatnonzero(judged)) if clusters else None,
         metrics=_other_metrics(cells),
-        **guesses,
+        majority=summary.get("majority"),
+        chance=summary.get("chance") or None,
+        weights=tuple(own.tolist()) if len(set(weights)) > 1 else None,
+        is_share=measure.is_share,
     )
     return [found] if judged.any() else [], [] if judged.all() else [remark]
 
@@ -243,12 +264,13 @@ def _check_shape(store: Store, facts: Mapping[str, Any], cells: Sequence[StoredC
         if counts.setdefault((c.kind, c.name), (c.n_items, c.seeds)) != (c.n_items, c.seeds):
             raise damaged(store.path, f"table cells, row {c.key}: n_items or seeds differ from those at other lams")
     n_lams, n_tasks = len({c.lam for c in cells}), sum(workload == TaskWorkload.kind for workload, _ in counts)
+    kinds = {workload for workload, _ in counts}
     if n_lams > _MOST_LAMS or n_tasks > MOST_TASKS:
         raise InputError(
             f"{store.path}: the study has {n_lams} lams and {n_tasks} tasks, more than the {_MOST_LAMS} lams and "
             f"{MOST_TASKS} tasks that a report can show. Run a sweep with fewer into another folder (--run)."
         )
-    if not n_tasks:
+    if not kinds & {TaskWorkload.kind, TextWorkload.kind, AgreementWorkload.kind}:
         raise damaged(store.path, "table cells has no task")
 
 
@@ -278,7 +300,8 @@ def _examples(store: Store, cells: Sequence[StoredCell], curves: Curves) -> tupl
 
     The lams are the first, the last, and the best few-shot one (or the middle one). Checked instructions are preferred.
     """
-    lams, best = curves.lams, curves.lams[int(means(curves.tasks).argmax())]
+    lams = curves.lams
+    best = lams[int(means(curves.skill).argmax())] if curves.skill else lams[0]
     third = lams[len(lams) // 2] if best in (lams[0], lams[-1]) else best
     groups = [group for group in _by_work(cells).values() if issubclass(WORKLOADS[group[0].kind].result, AnsweredItem)]
     if not groups:
@@ -333,7 +356,7 @@ def _setting(
         *(
             (m.items, ", ".join(m.count.format(name=s.name, n=s.n) for s in series[m]))
             for m in MEASURES
-            if series.get(m)
+            if m.items and series.get(m)
         ),
     ]
     forms = {control["form"] for control in _controls(cells) if control["form"]}
@@ -347,7 +370,7 @@ def _setting(
         lines.append(("date in prompts", str(facts["date"])))
     return (
         *lines,
-        _seed_line(facts),
+        *([_seed_line(facts)] if curves.tasks else []),
         ("intervals", intervals_in_words(curves, _exemplars(cells))),
         ("versions", ", ".join(sorted(versions))),
         ("machine", ", ".join(sorted({str(c.environment.get("platform")) for c in cells}))),

@@ -18,6 +18,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _PAIR = re.compile(r"[0-9a-f]{48}")  # see `pair_key`
 _LONGEST_NAME = 10_000  # characters; some names contain those of models and tasks
 _MOST_ITEMS = 10**9
+_MOST_IDS = 1 << 22  # token ids in a list
 _FURTHEST = 1e6  # absolute value of a lam, which may be outside [0, 1]
 _LATEST = 32503680000.0  # the year 3000, in seconds since 1970
 _MOST_SECONDS = 1e10
@@ -52,8 +53,14 @@ def lies_within(low: float, high: float, check: Check = _is_number) -> Check:
 
 
 is_text, is_true_or_false = _of(str), _of(bool)
-_is_whole, _is_table = _of(int), _of(dict)
+is_whole, _is_table = _of(int), _of(dict)
 is_texts, is_share = _lists_of(is_text), lies_within(0, 1)
+_are_ids = _lists_of(lies_within(0, (1 << 31) - 1, is_whole))
+
+
+def are_tokens(value: Any) -> bool:
+    """Return whether a value is a list of token ids, at least one and not too many."""
+    return _are_ids(value) and 0 < len(value) <= _MOST_IDS
 
 
 def _is_key(value: Any) -> bool:
@@ -98,7 +105,7 @@ def _is_control(value: Any) -> bool:
 
 
 def _are_clusters(value: Any) -> bool:
-    return isinstance(value, list) and all(map(lies_within(0, _MOST_ITEMS, _is_whole), value))
+    return isinstance(value, list) and all(map(lies_within(0, _MOST_ITEMS, is_whole), value))
 
 
 def _are_numbers(value: Any) -> bool:
@@ -122,9 +129,9 @@ _FACTS: Rules = {
     "kept": (_are_reasons, "an object of lists"),
     "known": (_are_known, "an object of known preferences"),
     "schedule": (is_text, "a string"),
-    "seed": (or_none(_is_whole), "an integer"),
-    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
-    "limit": (or_none(_is_whole), "an integer"),
+    "seed": (or_none(is_whole), "an integer"),
+    "seeds": (lies_within(1, MOST_SEEDS, is_whole), "a number of seeds"),
+    "limit": (or_none(is_whole), "an integer"),
     "parameters": (lies_within(0, _MOST_PARAMETERS), "a number of parameters"),
 }
 REQUIRED = ("pair", "cells", "schedule", "seed", "limit", "parameters")  # facts of every study
@@ -133,7 +140,7 @@ _CELL: Rules = {
     "lam": (lies_within(-_FURTHEST, _FURTHEST), "a lam"),
     "type": (_is_name, "a weight type"),
     "name": (_is_name, "a name"),
-    "n_items": (lies_within(1, _MOST_ITEMS, _is_whole), "a number of items"),
+    "n_items": (lies_within(1, _MOST_ITEMS, is_whole), "a number of items"),
     "started": (lies_within(0, _LATEST), "a time"),
     "seconds": (lies_within(0, _MOST_SECONDS), "a number of seconds"),
 }
@@ -145,12 +152,12 @@ _INPUTS: Rules = {
 }
 _WORK: Rules = {
     "spec": (is_text, "a string"),
-    "shots": (lies_within(0, _MOST_ITEMS, _is_whole), "a number of exemplars"),
-    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
+    "shots": (lies_within(0, _MOST_ITEMS, is_whole), "a number of exemplars"),
+    "seeds": (lies_within(1, MOST_SEEDS, is_whole), "a number of seeds"),
 }
 _SUMMARY: Rules = {
-    "version": (lies_within(1, _MOST_ITEMS, _is_whole), "a version"),
-    "seeds": (lies_within(1, MOST_SEEDS, _is_whole), "a number of seeds"),
+    "version": (lies_within(1, _MOST_ITEMS, is_whole), "a version"),
+    "seeds": (lies_within(1, MOST_SEEDS, is_whole), "a number of seeds"),
     "area": (is_text, "a string"),
     "majority": (or_none(is_share), "a share in [0, 1]"),
     "chance": (or_none(is_share), "a share in [0, 1]"),

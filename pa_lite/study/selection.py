@@ -17,6 +17,7 @@ from pa_lite.statistics import (
     IntArray,
     Spread,
     chunks_of,
+    mean_interval,
     score_interval,
     spread_of_average,
     t_quantile,
@@ -119,7 +120,8 @@ def selected_average(series: Sequence[Series], draws: Values, chosen: int, held:
     highest errs upwards.
     """
     value, spread = float(means(series)[chosen]), spreads([s.at([chosen]) for s in series])[0]
-    return _around(held.at_chosen, *score_interval(value, spread, LEVEL, _low_quantile(draws, spread)))
+    bounds_of = score_interval if all(s.is_share for s in series) else mean_interval
+    return _around(held.at_chosen, *bounds_of(value, spread, LEVEL, _low_quantile(draws, spread)))
 
 
 def _around(value: float, low: float, high: float) -> Interval:
@@ -128,34 +130,40 @@ def _around(value: float, low: float, high: float) -> Interval:
 
 
 def paired_spread(gaps: Sequence[Row]) -> Spread:
-    """Return the spread of the average over tasks of paired differences in [-1, 1].
+    """Return the spread of the average over tasks of paired differences.
 
-    To the variance comes that of one unit more that differs fully, in the task where a unit weighs most: where few
-    items differ, or where many small gains hide a rare loss, the sample alone shows too little of it. Source: after
-    Agresti and Min 2005, who add such units to matched pairs.
+    Differences of shares are in [-1, 1]. To their variance comes that of one unit more that differs fully, in the task
+    where a unit weighs most: where few items differ, or where many small gains hide a rare loss, the sample alone shows
+    too little of it. Source: after Agresti and Min 2005, who add such units to matched pairs. Other differences, as of
+    bits, have no bound, and vary at every unit.
     """
     each = [gap.spread() for gap in gaps]
     found, weight = spread_of_average(each), 1 / min(spread.units for spread in each)
+    if not _are_shares(gaps):
+        return found
     return Spread(math.hypot(found.stderr, weight / len(gaps)), found.df, found.units)
 
 
 def _value(gaps: Sequence[Row]) -> float:
-    return float(np.mean([gap.values.mean() for gap in gaps]))
+    return float(np.mean([gap.mean() for gap in gaps]))
+
+
+def _are_shares(gaps: Sequence[Row]) -> bool:
+    return all(gap.is_share for gap in gaps)
 
 
 def paired_difference(gaps: Sequence[Row], spread: Spread | None = None) -> Interval:
     """Return the average over tasks of paired differences, with its interval, from the result of `paired_spread`."""
     value, spread = _value(gaps), spread or paired_spread(gaps)
     reach = t_quantile((1 + LEVEL) / 2, spread.df) * spread.stderr
-    return Interval(value, _at_least(value - reach, -1.0), _at_most(value + reach, 1.0))
+    return Interval(value, *_possible(value - reach, value + reach, gaps))
 
 
-def _at_least(value: float, least: float) -> float:
-    return value if math.isnan(value) else max(least, value)
-
-
-def _at_most(value: float, most: float) -> float:
-    return value if math.isnan(value) else min(most, value)
+def _possible(low: float, high: float, gaps: Sequence[Row]) -> tuple[float, float]:
+    """Return the ends of an interval of differences, within [-1, 1] for shares; NaN stays."""
+    if not _are_shares(gaps):
+        return low, high
+    return low if math.isnan(low) else max(-1.0, low), high if math.isnan(high) else min(1.0, high)
 
 
 def selected_gain(series: Sequence[Series], draws: Values, chosen: int, reference: int, held: HeldOut) -> Interval:
@@ -170,7 +178,7 @@ def selected_gain(series: Sequence[Series], draws: Values, chosen: int, referenc
     value, spread = _value(gaps), paired_spread(gaps)
     below = _low_quantile(draws, spread) * spread.stderr
     above = t_quantile((1 + LEVEL) / 2, spread.df) * spread.stderr
-    return _around(gain, _at_least(value - below, -1.0), _at_most(value + above, 1.0))
+    return _around(gain, *_possible(value - below, value + above, gaps))
 
 
 def paired_p(gaps: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> float:
@@ -180,8 +188,9 @@ def paired_p(gaps: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> float:
     are right or wrong. Differences of F1 may be skewed with a mean of 0, and several draws of exemplars differ by more
     than their items show; there the p is that of Student's test with `paired_spread` if that is larger.
     """
-    sums = [gap.units()[0] for gap in gaps]
-    weighted = np.concatenate([s / (len(gap.values) * len(gaps)) for s, gap in zip(sums, gaps, strict=True)])
+    units = [gap.units() for gap in gaps]
+    sums = [each for each, _ in units]
+    weighted = np.concatenate([each / (sizes.sum() * len(gaps)) for each, sizes in units])
     weighted = weighted[weighted != 0]
     if not len(weighted):
         return 1.0
@@ -189,7 +198,7 @@ def paired_p(gaps: Sequence[Row], draws: int = DRAWS, seed: int = 0) -> float:
     if all(gap.by_seed is None for gap in gaps) and all(np.isin(s, (-1.0, 0.0, 1.0)).all() for s in sums):
         return found
     spread = paired_spread(gaps)
-    if not math.isfinite(spread.stderr):
+    if not (math.isfinite(spread.stderr) and spread.stderr > 0):
         return found
     return max(found, t_test_p(_value(gaps) / spread.stderr, spread.df))
 

@@ -26,11 +26,12 @@ _REASONS = {
     "judge": "another judge", "prompt": "another judge prompt", "pairs": "other answers to compare",
     "items": _ITEMS, "shots": _ITEMS, "seeds": _ITEMS, "spec": "other task files", "instructions": "other instructions",
     "prompts": "other prompts", "system": "another system prompt (--system)", "date": "another date (--date)",
-    "template_args": "other template arguments (--template-arg)",
+    "template_args": "other template arguments (--template-arg)", "text": "other text (--text)",
+    "window": "other windows of text", "answers": "other answers of instruct",
 }  # fmt: skip
 # a change in one of these means another model or other items, so that results are not comparable
 _DECISIVE = {"base", "instruct", "recipe", "schedule", "judge", "prompt", "pairs", "items", "shots", "seeds",
-             "spec", "instructions", "prompts"}  # fmt: skip
+             "spec", "instructions", "prompts", "text", "window", "answers"}  # fmt: skip
 _DERIVED = ("identity", "judge_identity")  # digests of inputs that are compared one by one
 _SHOWN = 3  # header keys named in a message
 _LONGEST = 40  # characters of a value in a message

@@ -21,10 +21,11 @@ from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.progress import Progress
 from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.judges import describe_judge
-from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study
+from pa_lite.study.plan import PlannedCell, StudyOptions, StudyPlan, environment, plan_study, with_answers
 from pa_lite.study.preferences import known_among, plan_judging
+from pa_lite.study.records import InstructAnswer
 from pa_lite.study.results import load_study, refuse_search
-from pa_lite.study.staleness import by_reason, differences, settle_plan
+from pa_lite.study.staleness import Stale, by_reason, differences, settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import StudySummary
 from pa_lite.study.tracker import Tracker
@@ -203,17 +204,47 @@ def sweep_pair(
         known = None if options.calibration is None else read_known(options.calibration)
         check_pair(plan, store)  # before changes are reported or a cluster is started
         refuse_search(store)
-        plan, settled = settle_plan(plan, store, keep_stale)
-        settled.report()
+        if plan.before is None:
+            plan = _settled(plan, store, keep_stale)
         workers_for: WorkersFor | None = None
         if backend == "ray":
             from pa_lite.study.cluster import ray_workers
 
             workers_for = stack.enter_context(ray_workers(pair, address))
+        if plan.before is not None:
+            plan = _settled(answer_by_instruct(plan, store, progress, workers_for, keep_stale), store, keep_stale)
         run_sweep(plan, store, progress, *(workers_for(plan) if workers_for else ()))
         if options.judge:
             _judge_answers(plan, store, progress, workers_for, keep_stale, known)
         return load_study(store)
+
+
+def _settled(plan: StudyPlan, store: Store, keep_stale: bool) -> StudyPlan:
+    """Return the plan with kept stale results, and log what happens to all stale results."""
+    plan, settled = settle_plan(plan, store, keep_stale)
+    settled.report()
+    return plan
+
+
+def answer_by_instruct(
+    plan: StudyPlan,
+    store: Store,
+    progress: Progress | None,
+    workers_for: WorkersFor | None = None,
+    keep_stale: bool = False,
+) -> StudyPlan:
+    """Let the instruct model answer the plan's prompts, as far as it has not; return the plan with its answers."""
+    assert plan.before is not None
+    before = _settled(plan.before, store, keep_stale)
+    if not store.facts():
+        store.note(facts(before))  # an earlier study stays as it is until this one starts
+    _run(before, store, progress, *(workers_for(before) if workers_for else (lambda: LocalWorker(before), 1)))
+    return with_answers(replace(plan, before=before), _stored_answers(before, store))
+
+
+def _stored_answers(before: StudyPlan, store: Store) -> dict[str, list[InstructAnswer]]:
+    """Return the stored answers of instruct by weight type."""
+    return {p.cell.type: store.results(p.key) for p in before.cells}
 
 
 def _judge_answers(
@@ -262,10 +293,17 @@ def _estimate(pair: str | Pair, options: StudyOptions, folder: Path | None, keep
         plan = plan_study(pair, with_recorded_date(options, store))
         check_pair(plan, store)
         refuse_search(store)
+        again, kept, finished = list[Stale](), list[Stale](), set[str]()
+        if plan.before is not None:
+            before, settled = settle_plan(plan.before, store, keep_stale)
+            again, kept, finished = [*settled.again], [*settled.kept], store.finished(before.keys)
+            plan = replace(plan, before=before)
+            if finished.issuperset(before.keys):
+                plan = with_answers(plan, _stored_answers(before, store))
         plan, settled = settle_plan(plan, store, keep_stale)
-        finished = store.finished(plan.keys)
+        finished |= store.finished(plan.keys)
     estimate = estimate_sweep(plan, tuple(finished))
-    return replace(estimate, stale=by_reason(settled.again), kept=by_reason(settled.kept))
+    return replace(estimate, stale=by_reason([*again, *settled.again]), kept=by_reason([*kept, *settled.kept]))
 
 
 def with_recorded_date(options: StudyOptions, store: Store) -> StudyOptions:
@@ -285,6 +323,7 @@ def facts(plan: StudyPlan) -> dict[str, Any]:
     """Return the study's facts for the store: pair, lams, types, tasks, the keys of the cells in order, seed, ..."""
     options = plan.options
     chat = options.chat
+    planned = (*plan.cells, *(plan.before.cells if plan.before is not None else ()))
     return {
         **({} if chat.date is None else {"date": chat.date.isoformat()}),
         "system": chat.system,
@@ -293,8 +332,8 @@ def facts(plan: StudyPlan) -> dict[str, Any]:
         "lams": options.lams,
         "types": options.types,
         "tasks": [w.name for w in plan.workloads if isinstance(w, TaskWorkload)],
-        "cells": plan.keys,
-        "kept": {p.key: list(differences(p.cell, p.kept)) for p in plan.cells if p.kept is not None},
+        "cells": [p.key for p in planned],
+        "kept": {p.key: list(differences(p.cell, p.kept)) for p in planned if p.kept is not None},
         "schedule": options.schedule.text,
         "seed": options.score.seed,
         **({"seeds": options.score.seeds} if options.score.seeds > 1 else {}),

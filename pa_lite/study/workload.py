@@ -29,12 +29,12 @@ GENERATED = 4  # a generated token costs about as much as this many tokens of a 
 
 
 class Workload(ABC, Generic[_R]):
-    """A task, instruction set or set of judged pairs. Model and `facts` (JSON values) determine every record.
+    """A task, instruction set, text or set of judged pairs. Model and `facts` (JSON values) determine every record.
 
     `kind` is its name in the results file, `activity` that in progress; `measure` is the measure that its values belong
     to, if any; `judge`, if any, runs it instead of the study's model. Without `is_along_lam` it is run once, not at
-    every lam. `summary_version` increases when `summary` gives more or other values, so that finished cells of older
-    versions get a new summary from their records.
+    every lam. With `is_weighted`, items count by `weight`. `summary_version` increases when `summary` gives more or
+    other values, so that finished cells of older versions get a new summary from their records.
     """
 
     kind: ClassVar[str]
@@ -43,6 +43,7 @@ class Workload(ABC, Generic[_R]):
     measure: ClassVar[Measure | None] = None
     summary_version: ClassVar[int] = 1
     is_along_lam: ClassVar[bool] = True
+    is_weighted: ClassVar[bool] = False
     name: str
 
     @property
@@ -84,7 +85,27 @@ class Workload(ABC, Generic[_R]):
     @staticmethod
     @abstractmethod
     def value(result: _R) -> float:
-        """Return a result's value in the average, in [0, 1]; NaN where it has none."""
+        """Return a result's value in the average, in [0, 1] or the measure's unit; NaN where it has none."""
+
+    @staticmethod
+    def weight(_result: _R) -> float:
+        """Return how much a result counts in the average, the same at every lam."""
+        return 1.0
+
+    @property
+    def mean_weight(self) -> float:
+        """The mean weight of all items."""
+        return 1.0
+
+    @classmethod
+    def measures(cls) -> Mapping[str, Measure]:
+        """Return the measures of `values`, by the same names."""
+        return {} if cls.measure is None else {cls.kind: cls.measure}
+
+    @classmethod
+    def values(cls, result: _R) -> Mapping[str, float]:
+        """Return all values of a result by name: that of `value`, and those of other measures."""
+        return {cls.kind: cls.value(result)}
 
     def summary(self, results: Sequence[_R]) -> dict[str, Any]:
         """Return the summary of a finished cell's results, as JSON values; `version` is that of the summary."""

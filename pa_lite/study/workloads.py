@@ -23,6 +23,7 @@ from pa_lite.statistics import spread_of_draws
 from pa_lite.study.judged_workloads import CalibrationWorkload, WinsWorkload
 from pa_lite.study.measures import FEW_SHOT, FOLLOWING
 from pa_lite.study.records import AnsweredItem, FinishedItem, FollowedItem, Record, ScoredItem
+from pa_lite.study.unlabelled import AgreementWorkload, InstructWorkload, TextWorkload
 from pa_lite.study.workload import CHARACTERS, GENERATED, Workload
 from pa_lite.tasks.averages import cluster_numbers
 from pa_lite.tasks.prompts import Prepared
@@ -248,5 +249,15 @@ class AnswersWorkload(_Answered[AnsweredItem]):
 
 
 WORKLOADS: Mapping[str, type[Workload[Any]]] = {
-    w.kind: w for w in (TaskWorkload, FollowWorkload, AnswersWorkload, WinsWorkload, CalibrationWorkload)
+    w.kind: w
+    for w in (
+        TaskWorkload,
+        FollowWorkload,
+        AnswersWorkload,
+        WinsWorkload,
+        CalibrationWorkload,
+        TextWorkload,
+        InstructWorkload,
+        AgreementWorkload,
+    )
 }

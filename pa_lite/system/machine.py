@@ -171,6 +171,14 @@ def cache_folder() -> Path:
     return folder / "Cache" if sys.platform == "win32" else folder
 
 
+def state_folder() -> Path:
+    """Return the folder for what is kept between runs, such as the history of chats; it need not exist.
+
+    XDG_STATE_HOME or ~/.local/state, ~/Library/Application Support on macOS, LOCALAPPDATA on Windows.
+    """
+    return _user_folder("XDG_STATE_HOME", ".local/state", "Application Support", "LOCALAPPDATA", "Local") / "pa-lite"
+
+
 def _user_folder(xdg: str, name: str, library: str, windows: str, app_data: str) -> Path:
     """Return a folder for the current system, from an environment variable or its usual name."""
     home = Path.home()

@@ -150,20 +150,25 @@ def _check_own(path: Path, facts: os.stat_result) -> None:
 
 
 def create_file(
-    path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: bool = False, append: bool = False
+    path: Path,
+    content: bytes | Callable[[BinaryIO], None] = b"",
+    lock: bool = False,
+    append: bool = False,
+    mode: int = 0o666,
 ) -> BinaryIO:
     """Create a file and return it open for reading and writing. Raises FileExistsError if the path exists.
 
     `content` is written and, with `lock`, the file locked before it gets its name, where the system can do that
-    (Linux): no other process ever sees it empty or unlocked. After an error the file is removed.
+    (Linux): no other process ever sees it empty or unlocked. After an error the file is removed. `mode` is its
+    permissions, of which the process's mask leaves some out.
     """
     more = _PRIVATE | (os.O_APPEND if append else 0)
-    mode = "a+b" if append else "r+b"
+    how = "a+b" if append else "r+b"
     if _UNNAMED and not os.path.lexists(path):
         with contextlib.suppress(_CannotError):
-            return _create_unnamed(path, content, lock, os.O_RDWR | _UNNAMED | more, mode)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | more, 0o666)
-    file: BinaryIO = os.fdopen(descriptor, mode)  # type: ignore[assignment]
+            return _create_unnamed(path, content, lock, os.O_RDWR | _UNNAMED | more, how, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | more, mode)
+    file: BinaryIO = os.fdopen(descriptor, how)  # type: ignore[assignment]
     try:
         _fill(file, content, lock)
     except BaseException:
@@ -174,16 +179,20 @@ def create_file(
 
 
 def open_or_create(
-    path: Path, content: bytes | Callable[[BinaryIO], None] = b"", lock: float | None = None, append: bool = False
+    path: Path,
+    content: bytes | Callable[[BinaryIO], None] = b"",
+    lock: float | None = None,
+    append: bool = False,
+    mode: int = 0o666,
 ) -> tuple[BinaryIO, bool]:
-    """Open one of pa-lite's own files, created with `content` if missing; return it and whether it is new.
+    """Open one of pa-lite's own files, created with `content` and `mode` if missing; return it and whether it is new.
 
     With `lock` it is locked; BlockingIOError is raised if another process holds it for more than `lock` seconds.
     Raises NotPlainError as `open_own` does, other OSErrors.
     """
     for _ in range(TRIES):
         with contextlib.suppress(FileExistsError):
-            return create_file(path, content, lock is not None, append), True
+            return create_file(path, content, lock is not None, append, mode), True
         try:
             file = open_own(path, append)
         except FileNotFoundError:
@@ -206,15 +215,15 @@ class _CannotError(Exception):
 
 
 def _create_unnamed(
-    path: Path, content: bytes | Callable[[BinaryIO], None], lock: bool, flags: int, mode: str
+    path: Path, content: bytes | Callable[[BinaryIO], None], lock: bool, flags: int, how: str, mode: int
 ) -> BinaryIO:
     try:
-        descriptor = os.open(path.parent, flags, 0o666)
+        descriptor = os.open(path.parent, flags, mode)
     except OSError as e:
         if e.errno in (*UNABLE, errno.EISDIR, errno.ENOENT, errno.EPERM, errno.EACCES):
             raise _CannotError from e
         raise
-    file: BinaryIO = os.fdopen(descriptor, mode)  # type: ignore[assignment]
+    file: BinaryIO = os.fdopen(descriptor, how)  # type: ignore[assignment]
     try:
         _fill(file, content, lock)
         try:

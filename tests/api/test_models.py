@@ -252,3 +252,15 @@ def test_following_has_an_accuracy_with_a_standard_error(model: pa_lite.LoadedMo
     assert result.prompt_accuracy.value == result.prompts().strict.value == result.accuracy
     assert result.prompt_accuracy.stderr == result.stderr
     assert result.n == 12
+
+
+def test_pieces_of_generated_texts_add_up(model: pa_lite.LoadedModel) -> None:
+    texts = ["In one word: what does Sada keep?", ASK, "Who is Tobi?"]
+    pieces: list[pa_lite.OutputPiece] = []
+    outputs = model.generate(texts, max_tokens=24, parallel=2, on_piece=pieces.append)
+    assert [o.output for o in outputs] == [o.output for o in model.generate(texts, max_tokens=24, parallel=2)]
+    for index, output in enumerate(outputs):
+        own = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in own) == output.output
+        assert [piece.finish_reason for piece in own] == [""] * (len(own) - 1) + ["end"]
+        assert own[-1].text == ""

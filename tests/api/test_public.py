@@ -51,6 +51,9 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
         for f in (pa_lite.sweep, pa_lite.plan_sweep, pa_lite.search)
         for c in (pa_lite.ScoreOptions, CHAT, ENGINE)
     ),
+    (pa_lite.compare, pa_lite.GenerationOptions, {"parallel"}),  # each lam takes a few questions at a time
+    (pa_lite.compare, CHAT, set()),
+    (pa_lite.compare, ENGINE, set()),
     (pa_lite.judge, pa_lite.JudgeOptions, set()),
     (pa_lite.judge, ENGINE, set()),
     (pa_lite.judge, CHAT, set()),

@@ -114,9 +114,11 @@ def test_the_backend_option_has_its_old_name_too(capsys: pytest.CaptureFixture[s
 
 def test_defaults_of_options_are_those_of_the_option_classes() -> None:
     from pa_lite import cli
+    from pa_lite.api.serving import CHAT_GENERATION
 
     classes: dict[str, list[object]] = {
-        "generate": [pa_lite.GenerationOptions()], "sweep": [pa_lite.ScoreOptions(), pa_lite.EngineOptions()],
+        "generate": [pa_lite.GenerationOptions()], "compare": [pa_lite.GenerationOptions(), pa_lite.EngineOptions()],
+        "chat": [CHAT_GENERATION, pa_lite.EngineOptions()], "sweep": [pa_lite.ScoreOptions(), pa_lite.EngineOptions()],
         "search": [pa_lite.SearchOptions(), pa_lite.ScoreOptions()],
         "merge": [pa_lite.PlanOptions(), pa_lite.MergeOptions()],
         "score": [pa_lite.ScoreOptions(), pa_lite.EngineOptions()], "judge": [pa_lite.JudgeOptions()],
@@ -128,7 +130,8 @@ def test_defaults_of_options_are_those_of_the_option_classes() -> None:
             for one in options:
                 if hasattr(one, parameter.name or "") and (name, parameter.name) not in {
                     ("follow", "max_tokens"), ("follow", "seed"), ("merge", "max_memory"), ("merge", "tensor_types"),
-                    ("merge", "schedule"), ("score", "noise_sample"), ("generate", "stop"),
+                    ("merge", "schedule"), ("score", "noise_sample"), ("generate", "stop"), ("compare", "stop"),
+                    ("chat", "stop"),
                 }:  # fmt: skip
                     assert parameter.default in (getattr(one, parameter.name or ""), None) or (
                         "Sentinel" in type(parameter.default).__name__

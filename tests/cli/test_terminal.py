@@ -146,6 +146,8 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tasks show {f}/tasks.toml", "score {m} --tasks {f}/one.toml --log-samples", "tasks show {f}/one.toml",
         "generate {m} --prompts {f}/one.jsonl --max-tokens 4", "generate {m} --prompts {f}/refused.jsonl",
         "generate {m} --prompts {f}/one.jsonl --max-tokens 4 -o {f}/out.json", "generate {m} --prompts {f}/rows.jsonl",
+        "generate {m} {e} {e} --max-tokens 4", "generate {m} {f}/no.txt", "compare {e} x",
+        "compare demo {e} {e} --max-tokens 4 --lam 0.5", "chat {e}", "chat {f}/no --study {e}",
         "follow {m} --set {f}/one.jsonl --max-tokens 4", "follow {m} --set {f}/bad.jsonl", "follow {m} --set {e}",
         "judge {f}/out.json --reference {f}/out.json --judge {m} -o {f}/judged.json --allow-empty",
         "winrate {f}/judged.json",

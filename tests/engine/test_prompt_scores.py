@@ -1,4 +1,4 @@
-"""Logprobs of all tokens of prompts: equal to the scoring path, beside running answers, at the lam they name."""
+"""Logprobs of all tokens of prompts: equal to the scoring path, next to running answers, at the lam they name."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ EXACT = EngineOptions(threads=1, flash_attention=False, cache_type="F32")
 
 def alone(model: Model, request: Request) -> Score:
     """Score one request on a separate context, a token at a time, with whole rows of logits in float64."""
-    total, greedy = 0.0, True
+    total, n_greedy = 0.0, 0
     with model.context(len(request.tokens) + 1, cache_type="F32") as context:
         for i, token in enumerate(request.tokens[:-1]):
             context.decode([token], [i], [0], [0], [True])
@@ -52,9 +52,9 @@ def alone(model: Model, request: Request) -> Score:
                 row = context.logits(0).astype(np.float64)
                 target = request.tokens[i + 1]
                 total += row[target] - row.max() - np.log(np.exp(row - row.max()).sum())
-                greedy = greedy and int(row.argmax()) == target
+                n_greedy += int(row.argmax()) == target
     return Score(
-        logprob=total, n_tokens=len(request.tokens) - request.n_context, n_bytes=request.n_bytes, is_greedy=greedy
+        logprob=total, n_tokens=len(request.tokens) - request.n_context, n_bytes=request.n_bytes, n_greedy=n_greedy
     )
 
 
@@ -62,7 +62,7 @@ def assert_agree(got: Sequence[Score], expected: Sequence[Score], nats: float) -
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
         assert a.logprob == pytest.approx(b.logprob, abs=nats)
-        assert (a.n_tokens, a.is_greedy) == (b.n_tokens, b.is_greedy)
+        assert (a.n_tokens, a.n_greedy, a.is_greedy) == (b.n_tokens, b.n_greedy, b.is_greedy)
 
 
 TEXTS = [

@@ -60,7 +60,7 @@ def shape(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def test_command_prints_what_the_readme_shows(demo: DemoResult, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_what_the_documents_show(demo: DemoResult, capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "demo", "-o", demo.results.parent)
     assert code == 0
     lines = shape(output.replace(str(demo.results.parent), "pa-lite-demo"))
@@ -71,7 +71,7 @@ def test_command_prints_what_the_readme_shows(demo: DemoResult, capsys: pytest.C
     marks = {reading.label: reading.best.lam for reading in readings(demo.study.curves)[:2] if reading.best}
     for row, lam in zip(rows, LAMS, strict=True):
         assert [label for label in marks if label in row] == [label for label, at in marks.items() if at == lam]
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / "pa_lite" / "study" / "README.md").read_text("utf-8")
     shown = shape(text[text.index("```\nKeep 95%") + 4 :].partition("```")[0])
     assert [re.sub("#.*", "#", line) for line in shown] == [re.sub("#.*", "#", line) for line in lines]
     assert shown[0].partition(";")[0] == lines[0].partition(";")[0]

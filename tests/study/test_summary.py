@@ -22,9 +22,9 @@ from pa_lite.study.report.matplotlib_charts import curves_svg
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import curves_figure, plane_figure
 from pa_lite.study.selection import Interval, paired_p
+from pa_lite.study.sentences import _gain
 from pa_lite.study.summary import (
     StudySummary,
-    _gain,
     best_for,
     comparisons,
     conclusion,

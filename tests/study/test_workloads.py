@@ -28,6 +28,9 @@ RECORDS: dict[str, list[tuple[dict[str, Any], float]]] = {
     "answers": [(ANSWER, math.nan)],
     "wins": [({"preference": 1.25, "answer_mass": 0.9}, 0.25), ({"preference": None}, math.nan)],
     "calibration": [({"preference": 1.75, "reference_first": 0.5, "model_first": 1.0, "answer_mass": 1.0}, 0.75)],
+    "text": [({"nats": 8 * math.log(2), "n_tokens": 3, "n_bytes": 4}, 2.0)],
+    "instruct": [({**ANSWER, "context": [0, 5], "tokens": [7, 2]}, math.nan)],
+    "agreement": [({"nats": 3.0, "n_tokens": 4, "n_agreed": 3}, 0.75)],
 }
 
 
@@ -56,6 +59,17 @@ def test_records_are_decoded_to_their_values(kind: str) -> None:
     ("wins", {"preference": 0.5}, "'preference' of record is not a number from 1 to 2, or null"),
     ("wins", {"preference": 1.5, "model_first": 2}, "'model_first' of record is not a number in [0, 1], or null"),
     ("wins", {"preference": 1.5, "answer_mass": "1"}, "'answer_mass' of record is not a number in [0, 1], or null"),
+    ("text", {"nats": -1.0, "n_tokens": 3, "n_bytes": 4}, "'nats' of record is not a number from 0"),
+    ("text", {"nats": 1.0, "n_tokens": 3, "n_bytes": 0}, "'n_bytes' of record is not a number from 1"),
+    ("text", {"nats": 1.0, "n_tokens": 3}, "record has no 'n_bytes'"),
+    ("instruct", {**ANSWER, "context": [0], "tokens": []}, "'tokens' of record is not a list of token ids"),
+    ("instruct", {**ANSWER, "context": [0], "tokens": [1.5]}, "'tokens' of record is not a list of token ids"),
+    ("instruct", {**ANSWER, "context": [-1], "tokens": [1]}, "'context' of record is not a list of token ids"),
+    ("agreement", {"nats": 1.0, "n_tokens": 2, "n_agreed": 3},
+     "'n_agreed' of record is not a part of at least one token"),
+    ("agreement", {"nats": 1.0, "n_tokens": 0, "n_agreed": 0},
+     "'n_agreed' of record is not a part of at least one token"),
+    ("agreement", {"nats": math.inf, "n_tokens": 2, "n_agreed": 1}, "'nats' of record is not a number from 0"),
 ])  # fmt: skip
 def test_invalid_records_are_refused(kind: str, record: Any, message: str) -> None:
     with pytest.raises(ValueError, match="record") as failed:

@@ -3,6 +3,7 @@
 python -m tools.demo data [--out models/demo/data]        its evaluation data
 python -m tools.demo train [--seed 0] [--out models/demo] [--threads 1]
 python -m tools.demo evaluate models/demo [--split dev] [--lam 0,0.1,...]     with PyTorch
+python -m tools.demo curves                               chart.svg and curves.json of the pair
 python -m tools.demo table DIR [DIR...]                   the model card's tables, for pairs of several seeds
 """
 
@@ -12,7 +13,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"data": "world", "train": "train", "evaluate": "evaluate", "table": "table"}  # name -> module
+# name -> module
+COMMANDS = {"data": "world", "train": "train", "evaluate": "evaluate", "curves": "curves", "table": "table"}
 
 
 def main(words: Sequence[str]) -> None:

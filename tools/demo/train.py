@@ -111,7 +111,11 @@ class Recipe:
             ),
             replay=0.3,
         ),
-        Round(stage=Stage(360, {"request": 1.0}, muon=0.006, adam=4e-4, rows=16)),
+        Round(
+            stage=Stage(1200, {"request": 1.0}, muon=0.012, adam=4e-4, rows=16),
+            request_share=0.5,
+            replay=0.02,
+        ),
     )
 
 

@@ -144,7 +144,7 @@ def _help(command: click.Command) -> str:
 
 def _argument(argument: click.Argument) -> str:
     name = argument.metavar or (argument.name or "").upper()
-    return name if argument.required or name.startswith("[") else f"[{name}]"
+    return name if argument.required or "[" in name else f"[{name}]"
 
 
 def _names(option: click.Option) -> str:

@@ -97,7 +97,10 @@ def internal(error: BaseException | None) -> ApiError:
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> ApiError:
-    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts."""
+    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts.
+
+    `known` are the body's fields, of which the nearest ones are suggested for an unknown one.
+    """
     first = errors[0]
     place = [part for part in first["loc"] if part != "body"]
     param = _parameter(place)
@@ -105,7 +108,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> A
     if param in _UNSUPPORTED:
         return ApiError(400, f"{param} is not supported here. Leave it out.", param=param)
     if kind == "extra_forbidden":
-        return ApiError(400, f"unknown field {param!r}.{nearest(param, known)}", param=param, code="unknown_parameter")
+        hint = nearest(param, known) if len(place) == 1 else ""
+        return ApiError(400, f"unknown field {param!r}.{hint}", param=param, code="unknown_parameter")
     if kind == "value_error" and cause is not None:
         return ApiError(400, str(cause), param=param or None)
     if kind == "missing" and not param:
@@ -138,7 +142,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # as nginx; it is not read
+    return Response(status_code=499)  # as nginx; no client reads it
 
 
 async def _on_bug(_request: Request, _error: Exception) -> Response:

@@ -104,7 +104,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         asked = [flag for flag in (body.add_special_tokens, body.add_special) if flag is not None]
         text = body.prompt if body.prompt is not None else body.content or ""
         add_special = asked[0] if asked else is_prompt
-        tokens = await loaded.vocabulary.ids(text, add_special, "prompt" if is_prompt else "content")
+        where = "prompt" if is_prompt else "content"
+        tokens = await loaded.vocabulary.ids(text, add_special, where, body.parse_special)
     document: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": loaded.host.length}
     if body.with_pieces or body.return_token_strs:
         texts = await loaded.vocabulary.texts(tokens)

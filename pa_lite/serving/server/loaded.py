@@ -1,4 +1,4 @@
-"""A loaded model, and what requests need to know of it."""
+"""What the server has of a model once it is loaded."""
 
 from __future__ import annotations
 

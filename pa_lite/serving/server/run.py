@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from pa_lite.engine.resident_models import ResidentOptions
 from pa_lite.engine.scheduler import SchedulerOptions
 from pa_lite.errors import EngineError, InputError
 from pa_lite.serving.host import LENGTH, Host, open_host
+from pa_lite.serving.page.content import page_content
 from pa_lite.serving.server.application import make_app
 from pa_lite.serving.server.connections import Connections
 from pa_lite.serving.server.options import (
@@ -117,10 +119,12 @@ def running_server(
     engine: EngineOptions | None = None,
     weight_type: str = REFERENCE_TYPE,
     extrapolate: bool = False,
+    study: str | Path | None = None,
 ) -> Iterator[RunningServer]:
     """Serve a model until the end of the block. While it is being loaded, `/health` and others answer 503.
 
-    Raises InputError if the address cannot be used, and what `open_host` raises.
+    The page shows the study in the run folder `study`, by default in the newest default one of a registered pair.
+    Raises InputError if the address cannot be used, and what `open_host` and `page_content` raise.
     """
     options, engine = options or ServeOptions(), engine or EngineOptions()
     service = Service(options)
@@ -134,8 +138,9 @@ def running_server(
         try:
             thread.wait_until_started()
             url = url_of(options.host, listener.getsockname()[1])
+            content = page_content(reference.pair, study)
             with open_host(reference, residents, engine, weight_type) as host:
-                service.load(host)
+                service.load(host, content)
                 _log.info("%s is served at %s/v1", host.name, url)
                 try:
                     yield RunningServer(url, host, thread)

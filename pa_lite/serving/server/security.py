@@ -18,7 +18,7 @@ from pa_lite.sanitize import one_line
 from pa_lite.serving.server.errors import ApiError
 from pa_lite.serving.server.options import ServeOptions, allowed_names
 
-OPEN = ("/health",)  # paths that require no key
+OPEN = ("/", "/health")  # paths that require no key: the page asks for it
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from pa_lite.serving.host import Host
+from pa_lite.serving.page.content import PageContent
 from pa_lite.serving.server.errors import ApiError
-from pa_lite.serving.server.loaded import Loaded
+from pa_lite.serving.server.loaded import Loaded as Loaded
 from pa_lite.serving.server.metrics import Metrics
 from pa_lite.serving.server.options import ServeOptions
 from pa_lite.serving.server.wakeups import Wakeups
@@ -24,13 +25,15 @@ class Service:
     def __init__(self, options: ServeOptions) -> None:
         """Start without a model."""
         self.options, self.metrics, self.began = options, Metrics(), int(time.time())
+        self.page = PageContent()
         self._loaded: Loaded | None = None
         self._works: set[Work] = set()
         self._is_stopping = False
         self._wakeups: Wakeups | None = None
 
-    def load(self, host: Host) -> None:
-        """Use a host from now on. May be called from any thread."""
+    def load(self, host: Host, page: PageContent | None = None) -> None:
+        """Use a host, and what the page shows of it, from now on. May be called from any thread."""
+        self.page = page or PageContent()
         self._loaded = Loaded.of(host)
 
     @property
@@ -79,12 +82,14 @@ class Service:
                 429, f"{n} requests are waiting, which is the limit. Try again in {wait} s.",
                 code="queue_full", headers={"Retry-After": str(wait)},
             )  # fmt: skip
-        work = Work(loaded, receive, self.wakeups, self.metrics, self._forget)
+        work = Work(self, loaded, receive)
         self._works.add(work)
         return work
 
-    def _forget(self, work: Work, seconds: float) -> None:
+    def forget(self, work: Work, seconds: float) -> None:
         """Count a request that has ended."""
+        if work not in self._works:
+            return
         self._works.discard(work)
         prompt = cached = generated = 0
         for answer in work.answers:

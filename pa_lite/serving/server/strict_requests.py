@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -34,8 +33,8 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler for a request that parses strictly."""
         handle = super().get_route_handler()
-        body = typing.get_type_hints(self.endpoint).get("body")
-        known = list(body.model_fields) if body is not None else []
+        body = None if self.body_field is None else self.body_field.field_info.annotation
+        known = list(getattr(body, "model_fields", ()))
 
         async def strict(request: Request) -> Response:
             try:

@@ -59,10 +59,10 @@ class Vocabulary:
         texts = await self.texts(tokens)
         return b"".join(texts[token].raw for token in tokens).decode("utf-8", "replace")
 
-    async def ids(self, text: str, add_special: bool, where: str) -> list[int]:
-        """Return the ids of a text. Raises the HTTP error 400 for one that the tokenizer cannot take."""
+    async def ids(self, text: str, add_special: bool, where: str, parse_special: bool = False) -> list[int]:
+        """Return the ids of a text; see `Host.tokenize`. Raises the HTTP error 400 for one that has none."""
         try:
-            return await asyncio.to_thread(self._host.tokenize, text, add_special)
+            return await asyncio.to_thread(self._host.tokenize, text, add_special, parse_special)
         except PaLiteError as e:
             raise bad_request(e, where) from e
 

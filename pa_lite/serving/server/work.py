@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.types import Receive
 
@@ -24,29 +24,29 @@ from pa_lite.serving.server.wakeups import Wakeups
 T = TypeVar("T")
 
 
+class Works(Protocol):
+    """What a request's work uses of the service that has all of them."""
+
+    metrics: Metrics
+
+    @property
+    def wakeups(self) -> Wakeups: ...
+
+    def forget(self, work: Work, seconds: float) -> None: ...
+
+
 class Work:
     """The answers and scores of a request. A context manager: its end cancels what is not complete."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        receive: Receive,
-        wakeups: Wakeups,
-        metrics: Metrics,
-        on_close: Callable[[Work, float], None],
-    ) -> None:
-        """Start to watch for the end of the connection; the request's body was received.
-
-        `on_close` is called once with the work and the seconds that it took.
-        """
-        self.loaded, self._metrics, self._on_close = loaded, metrics, on_close
+    def __init__(self, service: Works, loaded: Loaded, receive: Receive) -> None:
+        """Start to watch for the end of the connection; the request's body was received."""
+        self._service, self.loaded = service, loaded
         self.answers: list[Answer] = []
         self.scores: ScoringJob | None = None
         self._changed = asyncio.Event()
-        self._wake = functools.partial(wakeups.wake, self._changed)
+        self._wake = functools.partial(service.wakeups.wake, self._changed)
         self._begin, self._has_text = time.monotonic(), False
         self._end: Exception | None = None
-        self._is_closed = False
         self._watcher = asyncio.create_task(self._watch(receive))
 
     async def _watch(self, receive: Receive) -> None:
@@ -93,7 +93,7 @@ class Work:
         self.answers.append(_queued(lambda: start(lam=lam, on_change=self._wake)))
 
     def score(self, prompts: Sequence[Sequence[int]], n_top: int, lam: float | None) -> None:
-        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for impossible ones."""
+        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for prompts that are not valid."""
         self.scores = _queued(lambda: self.loaded.host.score(prompts, n_top, lam=lam, on_change=self._wake))
 
     async def changed(self) -> bool:
@@ -137,7 +137,7 @@ class Work:
         """Note that a stream has its first text."""
         if not self._has_text:
             self._has_text = True
-            self._metrics.first_token.add(time.monotonic() - self._begin)
+            self._service.metrics.first_token.add(time.monotonic() - self._begin)
 
     def usage(self, prompts: Sequence[Sequence[int]], n_answer: int | None = None) -> dict[str, object]:
         """Return the tokens of prompts and complete answers, in OpenAI's form; each prompt counts once.
@@ -163,9 +163,7 @@ class Work:
         """Cancel what is not complete, and forget the request. Later calls do nothing."""
         self._watcher.cancel()
         self._cancel()
-        if not self._is_closed:
-            self._is_closed = True
-            self._on_close(self, time.monotonic() - self._begin)
+        self._service.forget(self, time.monotonic() - self._begin)
 
     def _cancel(self) -> None:
         for job in self._jobs:

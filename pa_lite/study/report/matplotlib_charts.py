@@ -16,10 +16,9 @@ from typing import Any
 from pa_lite.errors import InputError
 from pa_lite.sanitize import one_line
 from pa_lite.study.comparisons import band
-from pa_lite.study.curves import MOST_PANELS, Average, Curves, averages
-from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.curves import MOST_PANELS, Average, Curves
 from pa_lite.study.ranking import refusal
-from pa_lite.study.report.shapes import Panel, marks, panel, plane
+from pa_lite.study.report.shapes import Panel, axis_title, charts, marks, panel, plane
 from pa_lite.study.summary import Reading, StudySummary, readings
 from pa_lite.system.atomic import write_bytes, write_text
 from pa_lite.system.markers import temporary_folder
@@ -118,7 +117,8 @@ def _svg(width: float, height: float, draw: Callable[[Any], None]) -> str:
 
 def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> None:
     """Draw an average with error bars of one standard error; on a page with 95% bands, as in the live figures."""
-    values = [100 * e.value for e in shown.estimates]
+    scale = 100 if shown.measure.is_share else 1
+    values = [scale * e.value for e in shown.estimates]
     look = {
         "marker": shown.measure.marker,
         "color": shown.measure.colour,
@@ -129,7 +129,7 @@ def _line(axes: Any, lams: Sequence[float], shown: Average, on_page: bool) -> No
         axes.fill_between(lams, *band(shown), color=shown.measure.colour, alpha=0.2, linewidth=0)
         axes.plot(lams, values, **look)
     else:
-        axes.errorbar(lams, values, [100 * e.stderr for e in shown.estimates], capsize=3, **look)
+        axes.errorbar(lams, values, [scale * e.stderr for e in shown.estimates], capsize=3, **look)
 
 
 def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
@@ -142,34 +142,53 @@ def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
             ha="right" if on_right else "left", fontsize=9,
         )  # fmt: skip
     if found and not marked:
-        text = "no measurable difference between the lams" + (" in few-shot accuracy" if refusal(curves) else "")
+        text = "no measurable difference between the lams"
+        text += f" in {curves.skill_measure.label}" if refusal(curves) else ""
         axes.annotate(text, (0, 1), xycoords="axes fraction", xytext=(0, 3), textcoords="offset points", fontsize=9)
         return 1
     return len(marked)
 
 
 def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
-    """Draw every curve against lam, with its uncertainty and the readings' best lams marked."""
-    axes = figure.add_subplot()
-    for shown in averages(curves):
-        _line(axes, curves.lams, shown, on_page)
-    rows = _mark(axes, curves, found)
-    axes.set(xlabel="lam (0 = base, 1 = instruct)", ylabel="percent", ylim=(0, 100))
+    """Draw every curve against lam, with its uncertainty and the readings' best lams marked.
+
+    What is not in percent has axes of its own below, one for each unit.
+    """
+    groups, rows = charts(curves), 0
+    grid = figure.subplots(len(groups), squeeze=False, sharex=True, height_ratios=[3, 2, 2][: len(groups)]).ravel()
+    for axes, each in zip(grid, groups, strict=True):
+        for shown in each:
+            _line(axes, curves.lams, shown, on_page)
+        if axes is grid[0]:
+            rows = _mark(axes, curves, found)
+        else:
+            for lam, _, _ in marks(curves, found):
+                axes.axvline(lam, color="#888", linestyle=":", linewidth=1)
+        axes.set(ylabel=each[0].measure.axis, **({"ylim": (0, 100)} if each[0].measure.is_share else {}))
+        axes.grid(alpha=0.3)
+    grid[-1].set(xlabel="lam (0 = base, 1 = instruct)")
     if title:
-        axes.set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name may contain dollar signs
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2 if curves.length_controlled else 3, frameon=False)
+        grid[0].set_title(one_line(title), parse_math=False, pad=8 + 11 * rows)  # a name may contain dollar signs
+    is_wide = curves.length_controlled or curves.answers is not None
+    figure.legend(loc="outside lower center", ncols=2 if is_wide else 3, frameon=False)
+
+
+def _height(curves: Curves, alone: float) -> float:
+    """Return the height in inches of the curves' figure, which has the given height without further axes."""
+    return alone + 1.8 * (len(charts(curves)) - 1)
 
 
 def curves_svg(curves: Curves, title: str) -> str:
     """Return the content of an SVG file with the curves."""
-    return _svg(7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), title))
+    draw = partial(_draw_curves, curves=curves, found=readings(curves), title=title)
+    return _svg(7.0, _height(curves, 4.2), draw)
 
 
 def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, str]:
-    """Return the page's charts as SVG: `curves`, `plane` where following was measured, and those of `panels`."""
-    out = {"curves": _svg(_PAGE_WIDTH, 4.0, lambda figure: _draw_curves(figure, curves, found, on_page=True))}
-    if curves.compliance is not None:
+    """Return the page's charts as SVG: `curves`, `plane` where both sides were measured, and those of `panels`."""
+    draw_curves = partial(_draw_curves, curves=curves, found=found, on_page=True)
+    out = {"curves": _svg(_PAGE_WIDTH, _height(curves, 4.0), draw_curves)}
+    if plane(curves, found):
         out["plane"] = _svg(_PAGE_WIDTH, 4.4, lambda figure: _draw_plane(figure, curves, found))
     for name, (each, columns) in panels.items():
         draw = partial(_draw_panels, curves=curves, panels=each, columns=columns, on_page=True)
@@ -178,7 +197,8 @@ def page_svgs(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Pan
 
 
 def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> None:
-    axes, points, colour = figure.add_subplot(), plane(curves, found), FEW_SHOT.colour
+    measure = curves.skill_measure
+    axes, points, colour = figure.add_subplot(), plane(curves, found), measure.colour
     following, skill = [p.following for p in points], [p.skill for p in points]
     axes.plot(following, skill, color="#888", linewidth=1, zorder=1)
     axes.scatter(following, skill, facecolors=PAPER, edgecolors=colour, zorder=2)
@@ -193,7 +213,9 @@ def _draw_plane(figure: Any, curves: Curves, found: Sequence[Reading] = ()) -> N
                 textcoords="offset points", fontsize=8, ha="right" if p.on_right else "left",
                 va="top" if p.on_right else "bottom",
             )  # fmt: skip
-    axes.set(xlabel=f"{curves.compliance_measure.label}, percent", ylabel=f"{FEW_SHOT.label}, percent")
+    axes.set(xlabel=f"{curves.compliance_measure.label}, percent", ylabel=axis_title(measure))
+    if not measure.is_share:
+        axes.invert_yaxis()  # so that better is further up
     axes.grid(alpha=0.3)
 
 
@@ -242,9 +264,11 @@ def _figures(study: StudySummary) -> dict[str, tuple[float, float, Callable[[Any
     """Return the figures for a paper that the study has data for: name -> (width, height, draw)."""
     curves, n_tasks = study.curves, len(study.curves.tasks)
     out: dict[str, tuple[float, float, Callable[[Any], None]]] = {
-        "curves": (7.0, 4.2, lambda figure: _draw_curves(figure, curves, readings(curves), study.title))
-    }
-    if curves.compliance is not None:
+        "curves": (
+            7.0, _height(curves, 4.2), lambda figure: _draw_curves(figure, curves, readings(curves), study.title)
+        )
+    }  # fmt: skip
+    if plane(curves, ()):
         out["plane"] = 5.0, 4.0, lambda figure: _draw_plane(figure, curves)
     if 1 < n_tasks <= MOST_PANELS:
         tasks = [panel(task.name, [task]) for task in curves.tasks]

@@ -17,10 +17,11 @@ from pa_lite.sanitize import plain
 from pa_lite.study.comparisons import Difference
 from pa_lite.study.curves import MOST_PANELS, Curves, averages, means
 from pa_lite.study.export import difference_rows, reading_rows, to_csv
+from pa_lite.study.measures import FEW_SHOT, Measure
 from pa_lite.study.ranking import refusal
 from pa_lite.study.report.matplotlib_charts import Panels
 from pa_lite.study.report.plotly_charts import Figure, curves_figure, panels_figure, plane_figure
-from pa_lite.study.report.shapes import by_gain
+from pa_lite.study.report.shapes import by_gain, plane
 from pa_lite.study.report.static_charts import static_charts
 from pa_lite.study.summary import (
     Reading,
@@ -73,34 +74,35 @@ def _panels(curves: Curves) -> dict[str, Panels]:
 
 def _figures(curves: Curves, found: Sequence[Reading], panels: Mapping[str, Panels]) -> dict[str, Figure]:
     out = {"curves": curves_figure(curves, found)}
-    if curves.compliance is not None:
+    if plane(curves, found):
         out["plane"] = plane_figure(curves, found)
     return out | {name: panels_figure(curves, *each) for name, each in panels.items()}
 
 
-def _difference(found: Mapping[float, Difference], lam: float) -> tuple[str, str]:
+def _difference(found: Mapping[float, Difference], lam: float, measure: Measure) -> tuple[str, str]:
     if lam not in found:
         return "", ""
     d = found[lam]
-    return f"{100 * d.value:+.1f} ({100 * d.relative:+.1f}%)", f"{d.p_corrected:.4f}"
+    value = f"{100 * d.value:+.1f}" if measure.is_share else f"{d.value:+.3f}"
+    return f"{value} ({100 * d.relative:+.1f}%)", f"{d.p_corrected:.4f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}" if math.isfinite(share) else "unknown"
+def _number(value: float, measure: Measure = FEW_SHOT) -> str:
+    return measure.number(value) if math.isfinite(value) else "unknown"
 
 
 def _rows(
-    curves: Curves, few_shot: Mapping[str, list[Difference]], found: Sequence[Reading]
+    curves: Curves, skill: Mapping[str, list[Difference]], found: Sequence[Reading]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the table of averages by lam: column names, and rows of formatted cells with the readings' labels."""
     shown = averages(curves)
-    against = {end: {d.lam: d for d in found} for end, found in few_shot.items()}
+    against = {end: {d.lam: d for d in found} for end, found in skill.items()}
     marks, lead = labels(found), found[0].best if found else None
     rows = []
     for i, lam in enumerate(curves.lams):
-        cells = [_percent(x) for c in shown for x in (c.estimates[i].value, c.estimates[i].stderr)]
+        cells = [_number(x, c.measure) for c in shown for x in (c.estimates[i].value, c.estimates[i].stderr)]
         for end in ("instruct", "base"):
-            cells += _difference(against.get(end, {}), lam)
+            cells += _difference(against.get(end, {}), lam, curves.skill_measure)
         is_lead = lead is not None and lam == lead.lam
         rows.append({"lam": f"{lam:g}", "cells": cells, "marks": ", ".join(marks.get(lam, [])), "lead": is_lead})
     return [each.measure.column for each in shown], rows
@@ -109,7 +111,7 @@ def _rows(
 def _group_rows(curves: Curves) -> list[dict[str, Any]]:
     """Return the table of areas and tasks by lam, formatted."""
     groups = list(curves.groups())[1:]
-    return [{"name": name, "cells": [_percent(x) for x in means(series)]} for name, series in groups]
+    return [{"name": name, "cells": [_number(x) for x in means(series)]} for name, series in groups]
 
 
 def readable(value: Any) -> Any:
@@ -141,7 +143,7 @@ def to_html(study: StudySummary) -> str:
     """
     curves, found = study.curves, readings(study.curves)
     against = against_ends(curves)
-    columns, rows = _rows(curves, against["few-shot"], found)
+    columns, rows = _rows(curves, against.get(curves.skill_measure.group, {}), found)
     panels = _panels(curves)
     plotly, script = _plotly(), _as_parsed(_SCRIPT.read_text("utf-8"))
     downloads = {
@@ -159,6 +161,7 @@ def to_html(study: StudySummary) -> str:
         intervals=dict(study.setting).get("intervals") or intervals_in_words(curves),
         readings=found,
         is_ranked=not refusal(curves),
+        skill=curves.skill_measure,
         static=static_charts(curves, found, panels),
         columns=columns,
         rows=rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from pa_lite.study.store import Store, has_results, read_store
 from pa_lite.study.summary import StudySummary
 from pa_lite.system.atomic import check_target, write_errors, write_text
 from pa_lite.untrusted.safe_names import file_name
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +60,13 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
     check_target(page, options.force or (options.output is None and is_page(page)))
     if options.csv is not None:
         check_target(options.csv, options.force, "--csv")
-    for folder in (options.png, options.lm_eval):
-        if folder is not None:
-            _make(folder)
     with read_store(run) as store:
         study = load_study(store, options.type, known)
+        if options.lm_eval is not None:
+            _check_tasks(run, study)
+        for folder in (options.png, options.lm_eval):
+            if folder is not None:
+                _make(folder)
         name = file_name(f"{study.pair}_{study.type}")
         lam_names = {lam: f"{lam:g}" for lam in study.curves.lams}
         if len(set(lam_names.values())) < len(lam_names):  # lams that differ only after six digits
@@ -85,6 +90,14 @@ def publish(run: Path, options: ReportOptions | None = None) -> tuple[list[Path]
                 write_text(path, json.dumps(lm_eval_document(store, study.type, lam), indent=2) + "\n")
                 written.append(path)
     return written, study
+
+
+def _check_tasks(run: Path, study: StudySummary) -> None:
+    """Raise InputError if the study has no task for lm-eval's format; log what else that leaves out."""
+    if not study.curves.tasks:
+        raise InputError(f"{run}: has no task, and --lm-eval writes results of tasks only. Omit --lm-eval.")
+    if any(series is not None for _, series in study.curves.unlabelled()):
+        _log.warning("--lm-eval leaves out what was measured without labels: its format has results of tasks only")
 
 
 def write_items(run: Path, path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pa_lite.study.curves import Average, Curves, Series, average, means, pareto_optimal
-from pa_lite.study.measures import FEW_SHOT
+from pa_lite.study.curves import Average, Curves, Series, average, averages, means, pareto_optimal
+from pa_lite.study.measures import FEW_SHOT, Measure
 from pa_lite.study.ranking import refusal
 from pa_lite.study.summary import Reading, labels
 
@@ -19,10 +19,24 @@ def marks(curves: Curves, found: Sequence[Reading]) -> list[tuple[float, str, bo
     return [(lam, f"{', '.join(names)}: lam {lam:g}", lam > middle) for lam, names in labels(found).items()]
 
 
+def charts(curves: Curves) -> list[list[Average]]:
+    """Return the averages in groups that share an axis: those in percent, then those in each other unit."""
+    groups: dict[str, list[Average]] = {}
+    for shown in averages(curves):
+        groups.setdefault(shown.measure.unit, []).append(shown)
+    return list(groups.values())
+
+
+def axis_title(measure: Measure) -> str:
+    """Return the title of an axis for one measure."""
+    return f"{measure.label}, percent" if measure.is_share else f"{measure.label} (fewer is better)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A lam in the plane of following and few-shot accuracy (`skill`), both in percent.
+    """A lam in the plane of following, in percent, and few-shot accuracy (`skill`), in percent too.
 
+    Without tasks, `skill` is the bits per byte of text.
     `names` are the lam and what it is best for, shown where `is_named`. The label is on the side with more space: to
     the left of the point where it is `on_right`.
     """
@@ -41,9 +55,10 @@ def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
 
     No point is Pareto-optimal where lams are not ranked by the judge's preferences.
     """
-    if curves.compliance is None:
+    if curves.compliance is None or not curves.skill:
         return []
-    skill, following = 100 * means(curves.tasks), 100 * means([curves.compliance])
+    scale = 100 if curves.skill_measure.is_share else 1  # bits are negated, so that higher is better
+    skill, following = scale * means(curves.skill), 100 * means([curves.compliance])
     front, marked = set[int]() if refusal(curves) else set(pareto_optimal(skill, following)), labels(found)
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     at = [(float(following[i]), float(skill[i])) for i in order]
@@ -51,7 +66,8 @@ def plane(curves: Curves, found: Sequence[Reading]) -> list[Point]:
     middle = (following.max() + following.min()) / 2
     return [
         Point(
-            lam=curves.lams[i], following=x, skill=y, is_named=is_named, is_optimal=i in front, on_right=x > middle,
+            lam=curves.lams[i], following=x, skill=abs(y), is_named=is_named, is_optimal=i in front,
+            on_right=x > middle,
             names=", ".join([f"{curves.lams[i]:g}", *marked.get(curves.lams[i], [])]),
         )
         for i, (x, y), is_named in zip(order, at, apart, strict=True)

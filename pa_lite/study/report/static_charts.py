@@ -10,8 +10,9 @@ from markupsafe import Markup
 from pa_lite.sanitize import one_line
 from pa_lite.statistics import Mean
 from pa_lite.study.curves import Curves, averages
+from pa_lite.study.measures import FEW_SHOT, Measure
 from pa_lite.study.report.matplotlib_charts import INK, PAPER, Panels, page_svgs
-from pa_lite.study.report.shapes import plane
+from pa_lite.study.report.shapes import charts, plane
 from pa_lite.study.summary import Reading, labels
 
 _COLOURS = {INK: "currentColor", PAPER: "var(--paper)"}
@@ -72,21 +73,24 @@ def _descriptions(curves: Curves, found: Sequence[Reading], panels: Mapping[str,
     order = sorted(range(len(curves.lams)), key=lambda i: curves.lams[i])
     lams = [curves.lams[i] for i in order]
 
-    def course(name: str, estimates: Sequence[Mean]) -> str:
-        values = [100 * estimates[i].value for i in order]
-        text = f"{name}: {values[0]:.1f}% at lam {lams[0]:g}"
+    def course(name: str, estimates: Sequence[Mean], measure: Measure = FEW_SHOT) -> str:
+        values = [estimates[i].value for i in order]
+        text = f"{name}: {measure.told(values[0])} at lam {lams[0]:g}"
         if len(lams) > 1:
-            text += f", {values[-1]:.1f}% at lam {lams[-1]:g}, between {min(values):.1f}% and {max(values):.1f}%"
+            text += f", {measure.told(values[-1])} at lam {lams[-1]:g}, between "
+            text += f"{measure.told(min(values))} and {measure.told(max(values))}"
         return text + "."
 
-    drawn = [course(shown.measure.label.capitalize(), shown.estimates) for shown in averages(curves)]
+    drawn = [course(s.measure.label.capitalize(), s.estimates, s.measure) for s in averages(curves)]
     drawn += [f"Marked: {', '.join(names)} at lam {lam:g}." for lam, names in labels(found).items()]
-    out = {"curves": " ".join(["Line chart of percent against lam.", *drawn])}
+    axes = ", and of ".join(group[0].measure.axis for group in charts(curves))
+    out = {"curves": " ".join([f"Line chart of {axes} against lam.", *drawn])}
     if points := plane(curves, found):
         best = ", ".join(f"{p.lam:g}" for p in points if p.is_optimal)
+        skill = curves.skill_measure.label
         out["plane"] = (
-            f"Few-shot accuracy against {curves.compliance_measure.label}: a point for each lam, joined in their order."
-            + (f" Pareto-optimal: lam {best}." if best else "")
+            f"{skill[0].upper()}{skill[1:]} against {curves.compliance_measure.label}: a point for each lam, joined in "
+            "their order." + (f" Pareto-optimal: lam {best}." if best else "")
         )
     for name, (each, _) in panels.items():
         courses = " ".join(course(panel.name, panel.shown.estimates) for panel in each)

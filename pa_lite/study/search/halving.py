@@ -20,6 +20,7 @@ from pa_lite.statistics import items_to_show
 from pa_lite.study.comparisons import mean_variance
 from pa_lite.study.curves import LEVEL, Row, Values
 from pa_lite.study.goal import Goal
+from pa_lite.study.measures import FEW_SHOT, TEXT
 from pa_lite.study.search.posterior import Evaluated, measured_averages, posterior_draws
 from pa_lite.study.selection import paired_p
 
@@ -54,18 +55,27 @@ class SearchOptions:
 class Arms:
     """Candidates of a race: each arm's lam, the number of items of each series, and the function that evaluates them.
 
-    A series is a task, or with `has_follow` the last one is the instructions.
+    A series is a task, or with `has_follow` the last one is the instructions. With `has_text` a text takes the place of
+    the tasks: its values are bits per byte with a minus sign. With `has_agreement`, the last series is the agreement
+    with instruct's answers, of which goals take what is above that of base (lam 0).
     """
 
     lams: tuple[float, ...]
     sizes: tuple[int, ...]
     has_follow: bool
     evaluate: Evaluate
+    has_text: bool = False
+    has_agreement: bool = False
 
     @property
     def grid(self) -> int:
         """The number of evaluations of every arm on every item."""
         return len(self.lams) * sum(self.sizes)
+
+    @property
+    def base(self) -> int | None:
+        """The arm that agreement is compared with, if any."""
+        return self.lams.index(0.0) if self.has_agreement and 0.0 in self.lams else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +86,8 @@ class Found:
     are each lam's averages (`follow` is empty without following): smoothed along lam, or with `is_grid`, where every
     lam was measured on every item, as measured. `evaluated` is the share of its items that were evaluated. `differs`
     says whether any lam differs measurably from `lam` in a measure of the goal; if not, `needed` items would show a
-    difference of 2 points (80% power, 5% two-sided).
+    difference of 2 points (80% power, 5% two-sided), of text one of 0.01 bits per byte. Without labels, `few_shot` is
+    empty and `text` has bits per byte, and `follow` is empty and `agreement` has the agreement with instruct.
     """
 
     lam: float
@@ -90,6 +101,8 @@ class Found:
     differs: bool = True
     needed: int = 0
     is_grid: bool = False
+    text: tuple[float, ...] = ()
+    agreement: tuple[float, ...] = ()
 
 
 def planned_share(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions) -> float:
@@ -188,6 +201,8 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
     if len(lams) < 2 or not sizes or min(sizes) < 1:
         raise InputError("a search requires at least two lams, and items.")
     goal.utilities(lams, np.zeros(len(lams)), np.zeros(len(lams)) if arms.has_follow else None)  # fails before any work
+    if goal.needs_follow and arms.has_agreement and arms.base is None:
+        raise InputError("this goal is about the agreement with instruct that base does not have: lam 0 is missing.")
     share = planned_share(sizes, arms.has_follow, goal, options)
     least = len(lams) * len(sizes)
     if share < 1 and math.floor(share * grid) < 2 * least:  # otherwise some arm would have no items
@@ -202,7 +217,7 @@ def race_arms(arms: Arms, goal: Goal, options: SearchOptions | None = None, smoo
         few_shot, follow = race.draws(smooth, is_grid=True)
     else:
         few_shot, follow = _run_rounds(race, goal, math.floor(share * grid), smooth)
-    utilities = _utilities(goal, lams, few_shot, follow)
+    utilities = _utilities(goal, arms, few_shot, follow)
     best = int(utilities[0].argmax())
     differs, needed = _compare_arms(race, best, goal)
     return Raced(
@@ -230,10 +245,11 @@ def remark_on_size(sizes: Sequence[int], has_follow: bool, goal: Goal, options: 
     return ""
 
 
-def _utilities(
-    goal: Goal, lams: Sequence[float], few_shot: Values, follow: Values | None, reach: float = 1.0
-) -> Values:
+def _utilities(goal: Goal, arms: Arms, few_shot: Values, follow: Values | None, reach: float = 1.0) -> Values:
     """Return the utilities of draws, whose row 0 is measured, with `reach` of the margin for keeping following."""
+    lams = arms.lams
+    if follow is not None and arms.base is not None:
+        follow = follow - follow[:, [arms.base]]
     margin = 0.0 if follow is None else reach * goal.margin(lams, follow[0], follow[1:])
     return goal.utilities(lams, few_shot, None if follow is None else follow - margin)
 
@@ -242,6 +258,8 @@ def _run_rounds(race: _Race, goal: Goal, budget: int, smooth: bool) -> tuple[Val
     """Spend the budget in rounds on the arms that may be the best; return the last round's `draws`."""
     lams, sizes = race.lams, race.sizes
     instruct = lams.index(1.0) if goal.keep_follow is not None else None  # the constraint is relative to lam 1
+    base = race.arms.base if goal.needs_follow else None  # and agreement to lam 0
+    compared = [arm for arm in (instruct, base) if arm is not None]
     shares, wins = np.zeros(len(lams)), np.full(len(lams), 1 / len(lams))
     likely, all_items = list(range(len(lams))), sum(sizes)
     for rounds_left in range(_ROUNDS, 0, -1):
@@ -252,18 +270,19 @@ def _run_rounds(race: _Race, goal: Goal, budget: int, smooth: bool) -> tuple[Val
         # the square root of the probabilities, so that close rivals of the first get nearly as many items
         weights = np.sqrt(np.maximum(wins, 1e-3))
         poured = _pour(shares, likely, weights, amount / all_items)
-        if instruct is not None and instruct not in likely:
-            extra = sizes[-1] * max(0.0, float(poured[likely].max()) - race.share_of(instruct, -1))
+        if others := [arm for arm in compared if arm not in likely]:
+            top = float(poured[likely].max())
+            extra = sizes[-1] * sum(max(0.0, top - race.share_of(arm, -1)) for arm in others)
             poured = _pour(shares, likely, weights, max(0.0, amount - extra) / all_items)
         shares = poured
         for arm in likely:
             race.extend_all(arm, shares[arm])
-        if instruct is not None and instruct not in likely:
-            race.extend(instruct, len(sizes) - 1, float(shares[likely].max()))
+        for arm in others:
+            race.extend(arm, len(sizes) - 1, float(shares[likely].max()))
         few_shot, follow = race.draws(smooth)
         # while items are still to come, the margin is the one that all of them will give
         reach = 1.0 if follow is None else math.sqrt(min(1.0, float(race.seen[:, -1].max()) / sizes[-1]))
-        wins = _win_shares(_utilities(goal, lams, few_shot, follow, reach)[1:])
+        wins = _win_shares(_utilities(goal, race.arms, few_shot, follow, reach)[1:])
         ranked = sorted(range(len(lams)), key=lambda i: -wins[i])
         n_kept = int(np.searchsorted(np.cumsum(wins[ranked]), _KEPT)) + 1
         # instruct keeps its own following, whatever the others turn out to do
@@ -301,16 +320,18 @@ def _compare_arms(race: _Race, best: int, goal: Goal) -> tuple[bool, int]:
         measures.append(range(n_tasks, len(race.sizes)))
     differs, needed = False, 0
     for series in measures:
+        is_text = race.arms.has_text and 0 in series
+        step, is_share = (TEXT.step, False) if is_text else (FEW_SHOT.step, True)
         for arm in (arm for arm in range(arms) if arm != best):
             gaps = []
             for s in series:
                 common = int(min(race.seen[arm, s], race.seen[best, s]))
                 gap = race.values[s][best, :common] - race.values[s][arm, :common]
-                gaps.append(Row(gap[race.known(s)[:common]]))
+                gaps.append(Row(gap[race.known(s)[:common]], is_share=is_share))
             if any(not len(gap.values) for gap in gaps):
                 continue
             differs |= paired_p(gaps) * arms * (arms - 1) / 2 < 1 - LEVEL
-            needed = max(needed, items_to_show(mean_variance(gaps)))
+            needed = max(needed, items_to_show(mean_variance(gaps), step, is_share=is_share))
     return bool(differs), needed
 
 
@@ -319,14 +340,18 @@ def search_lam(arms: Arms, goal: Goal, options: SearchOptions | None = None) -> 
     raced, lams = race_arms(arms, goal, options, smooth=True), arms.lams
     near = [i for i in range(len(lams)) if abs(lams[i] - lams[raced.best]) < _WITHIN]
     drawn = raced.utilities[1:]
+    skill = tuple(map(float, raced.few_shot[0]))
+    follow = tuple(map(float, raced.follow[0])) if raced.follow is not None else ()
     return Found(
         lam=lams[raced.best],
         confidence=float((drawn[:, near].max(axis=1) >= drawn.max(axis=1)).mean()),
         spent=raced.spent,
         grid=raced.grid,
         lams=lams,
-        few_shot=tuple(map(float, raced.few_shot[0])),
-        follow=tuple(map(float, raced.follow[0])) if raced.follow is not None else (),
+        few_shot=() if arms.has_text else skill,
+        follow=() if arms.has_agreement else follow,
+        text=tuple(-value for value in skill) if arms.has_text else (),
+        agreement=follow if arms.has_agreement else (),
         evaluated=raced.evaluated,
         differs=raced.differs,
         needed=raced.needed,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from pa_lite.progress import Progress, silent
 from pa_lite.study.curves import Values
 from pa_lite.study.estimate import Estimate, estimate_sweep
 from pa_lite.study.goal import Goal
-from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study
-from pa_lite.study.records import Record
+from pa_lite.study.measures import TEXT
+from pa_lite.study.plan import StudyOptions, StudyPlan, plan_study, with_answers
+from pa_lite.study.records import InstructAnswer, Record
 from pa_lite.study.search.halving import (
     Arms,
     Found,
@@ -30,10 +32,13 @@ from pa_lite.study.search.halving import (
     search_lam,
 )
 from pa_lite.study.search.recorded import Recorded, check_is_search, search_facts
+from pa_lite.study.sentences import measures_in_words
 from pa_lite.study.store import open_store
-from pa_lite.study.sweep import check_pair, facts, with_recorded_date
+from pa_lite.study.sweep import answer_by_instruct, check_pair, facts, with_recorded_date
 from pa_lite.study.tracker import labels_of
+from pa_lite.study.unlabelled import AgreementWorkload
 from pa_lite.study.worker import LocalWorker
+from pa_lite.study.workload import Workload, chunks
 from pa_lite.study.workloads import FollowWorkload
 
 _log = logging.getLogger(__name__)
@@ -84,27 +89,60 @@ class _Evaluator:
         records = run() if self.recorded is None else self.recorded.evaluate(lam, index, items, chosen, run)
         self.done += len(items)
         self._report(lam, index, self.done)
-        workload = self.plan.workloads[index]
-        return np.array([workload.value(workload.decode(records[i])) for i in items])
+        return _values(self.plan.workloads[index], [records[i] for i in items])
 
     def _report(self, lam: float, index: int, done: int) -> None:
         phase = f"{self.phase}lam {lam:g} \u00b7 {self.labels[index]}"
         self.progress(phase, min(done, self.limit), self.limit, "items")
 
 
-def _sizes(plan: StudyPlan, goal: Goal) -> tuple[tuple[int, ...], bool]:
+def _values(workload: Workload[Any], records: Sequence[Record]) -> Values:
+    """Return the values of items that a race averages: higher is better, and each counts the same.
+
+    So bits get a minus sign, and what is averaged by length is multiplied by the length relative to the average one.
+    """
+    sign = -1.0 if workload.measure is TEXT else 1.0
+    results = [workload.decode(record) for record in records]
+    values = [sign * workload.value(r) * workload.weight(r) / workload.mean_weight for r in results]
+    return np.array(values)
+
+
+class Sides(NamedTuple):
+    """What a search measures: the items of each workload, and what its goal is about."""
+
+    sizes: tuple[int, ...]
+    has_follow: bool
+    has_text: bool
+    has_agreement: bool
+
+
+def _sides(plan: StudyPlan, goal: Goal) -> Sides:
     """Return the number of items of each workload, and whether the last is instruction following.
 
-    Raises InputError when the goal requires following and there is none, for several types, and for AlpacaEval answers.
+    Raises InputError when the goal requires following and there is none, for two measures of one side, for several
+    types, and for AlpacaEval answers.
     """
     if len(plan.merges) > 1 or plan.options.alpaca:
         raise InputError("a search uses tasks and instructions (not --alpaca), with a single weight type.")
     if plan.options.score.seeds > 1:
         raise InputError("a search draws exemplars once: omit --seeds. To average over draws, use a sweep.")
-    has_follow = isinstance(plan.workloads[-1], FollowWorkload)
-    if goal.needs_follow and not has_follow:
-        raise InputError(f"{goal.told()}: this goal requires an instruction set (--follow).")
-    return tuple(w.n_items for w in plan.workloads), has_follow
+    options, last = plan.options, plan.workloads[-1]
+    if options.tasks and options.text:
+        raise InputError("a search goes by --tasks, or by --text in their place: omit one. A sweep measures both.")
+    if options.follow and options.prompts:
+        raise InputError("a search goes by --follow, or by --prompts in its place: omit one. A sweep measures both.")
+    if not (options.tasks or options.text):
+        raise InputError("a search requires few-shot tasks (--tasks), or text (--text) in their place.")
+    sides = Sides(
+        sizes=tuple(w.n_items for w in plan.workloads),
+        has_follow=isinstance(last, (FollowWorkload, AgreementWorkload)),
+        has_text=bool(options.text),
+        has_agreement=isinstance(last, AgreementWorkload),
+    )
+    if goal.needs_follow and not sides.has_follow:
+        told = goal.told(*measures_in_words(sides.has_text, False))
+        raise InputError(f"{told}: this goal requires an instruction set (--follow).")
+    return sides
 
 
 def _planned(sizes: Sequence[int], has_follow: bool, goal: Goal, options: SearchOptions, name: str) -> float:
@@ -126,14 +164,12 @@ def find_lam(
     `recorded` has the evaluations of an earlier run, and takes the new ones.
     """
     options = options or SearchOptions()
-    sizes, has_follow = _sizes(plan, goal)
-    lams = plan.options.lams
-    share = _planned(sizes, has_follow, goal, options, "lam")
+    sides = _sides(plan, goal)
+    sizes, lams = sides.sizes, plan.options.lams
+    share = _planned(sizes, sides.has_follow, goal, options, "lam")
     evaluator = _Evaluator(plan, int(share * len(lams) * sum(sizes)), progress, "", recorded)
     with evaluator.worker:
-        arms = Arms(
-            lams=lams, sizes=sizes, has_follow=has_follow, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items)
-        )
+        arms = Arms(lams=lams, evaluate=lambda lam, w, items: evaluator(lams[lam], w, items), **sides._asdict())
         return search_lam(arms, goal, options)
 
 
@@ -163,9 +199,27 @@ def search_pair(
         if store is not None:
             check_pair(plan, store)
             store.note({**facts(plan), "cells": []})
+        _sides(plan, goal)  # fails before instruct answers
+        if plan.before is not None:
+            plan = _answered(plan, progress) if store is None else answer_by_instruct(plan, store, progress)
+        if store is not None:
             recorded = Recorded(plan, store, search_facts(search, goal))
         found = find_lam(plan, goal, search, progress, recorded)
         return found, find_schedule(plan, found.lam, goal, search, progress, recorded) if schedules else None
+
+
+def _answered(plan: StudyPlan, progress: Progress | None) -> StudyPlan:
+    """Return the plan with instruct's answers, which are not kept."""
+    before = plan.before
+    assert before is not None
+    (workload,), answers = before.workloads, dict[str, list[InstructAnswer]]()
+    with LocalWorker(before) as worker:
+        for weight_type in before.merges:
+            found: dict[int, Record] = {}
+            for part in chunks(workload.n_items, before.chunk):
+                found |= worker.run(weight_type, 1.0, 0, part, progress=progress)
+            answers[weight_type] = [workload.decode(found[i]) for i in range(workload.n_items)]
+    return with_answers(plan, answers)
 
 
 def estimate_search(pair: str | Pair, options: StudyOptions, goal: Goal, search: SearchOptions) -> Estimate:
@@ -174,8 +228,8 @@ def estimate_search(pair: str | Pair, options: StudyOptions, goal: Goal, search:
     Measures a few items. Raises what plan_study raises.
     """
     plan = plan_study(pair, options)
-    sizes, has_follow = _sizes(plan, goal)
-    share = _planned(sizes, has_follow, goal, search, "lam")
+    sides = _sides(plan, goal)
+    share = _planned(sides.sizes, sides.has_follow, goal, search, "lam")
     whole = estimate_sweep(plan)
     items = int(share * whole.items)
     seconds = None if whole.seconds is None else share * whole.seconds * plan.workers
@@ -217,20 +271,21 @@ def find_schedule(
     """
     options = options or SearchOptions()
     check_no_schedule(plan)
-    sizes, has_follow = _sizes(plan, goal)
+    sides = _sides(plan, goal)
+    sizes = sides.sizes
     arms = [(lam, Schedule()), *((lam, s) for s in candidate_schedules(plan, lam))]
     if goal.keep_follow is not None and lam != 1:
         arms.append((1.0, Schedule()))
-    share = _planned(sizes, has_follow, goal, options, "schedule")
+    if goal.needs_follow and sides.has_agreement and lam != 0:
+        arms.append((0.0, Schedule()))
+    share = _planned(sizes, sides.has_follow, goal, options, "schedule")
     evaluator = _Evaluator(plan, int(share * len(arms) * sum(sizes)), progress, "schedules · ", recorded)
 
     def evaluate(arm: int, series: int, items: Sequence[int]) -> Values:
         return evaluator(arms[arm][0], series, items, arms[arm][1])
 
     with evaluator.worker:
-        raced = race_arms(
-            Arms(lams=tuple(at for at, _ in arms), sizes=sizes, has_follow=has_follow, evaluate=evaluate), goal, options
-        )
+        raced = race_arms(Arms(lams=tuple(at for at, _ in arms), evaluate=evaluate, **sides._asdict()), goal, options)
     drawn = raced.utilities[1:]
     won = drawn[:, raced.best] >= drawn.max(axis=1) - 1e-12  # ties count as won
     return Schedules(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from pa_lite.serving.server.run import RunningServer
 from tests.support.served import ONE, Lams
 

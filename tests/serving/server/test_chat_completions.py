@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from pa_lite.serving.server.descriptions import ChatCompletion
 from pa_lite.serving.server.run import RunningServer
 from tests.support.http_requests import Reply, call

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from tests.support.served import ONE, QUESTIONS, Lams, user
 
 KEY = "sk-test"

@@ -110,7 +110,9 @@ def test_lm_evals_form_has_one_more_token_from_the_scores(url: str, lams: Lams) 
     assert one["text"] == TEXT + alone["text"]
     assert one["logprobs"]["tokens"][-1] == alone["logprobs"]["tokens"][0]
     assert one["logprobs"]["token_logprobs"][-1] == pytest.approx(alone["logprobs"]["token_logprobs"][0], abs=0.02)
-    ended = [*lams.prompt("Who is Tobi?"), *call(url, "/tokenize", {"content": "fish"}).json["tokens"]]
+    prompt = lams.prompt("Who is Tobi?")
+    ended = [*prompt, *lams.tokens(0.6, prompt, 64)]
+    assert len(ended) < len(prompt) + 64
     (last,) = complete(url, prompt=ended, echo=True, logprobs=1, max_tokens=1)["choices"]
     with_end = len(last["logprobs"]["tokens"])
     assert (with_end, last["finish_reason"]) == (len(ended) + 1, "stop")  # the end token counts, too

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from pa_lite.serving.server.connections import Connections
 from pa_lite.serving.server.run import RunningServer
 from tests.support.http_requests import call, connected, eventually, request_bytes

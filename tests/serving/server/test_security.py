@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from pa_lite.errors import InputError
 from pa_lite.serving.server.options import allowed_names, url_of
 from tests.support.http_requests import Reply, call, raw, request_bytes
@@ -115,9 +115,9 @@ def test_an_allowed_origin_may_ask_and_read(guarded: str) -> None:
         assert call(guarded, "/v1/models", headers={**sent, "Origin": origin}).status == 403
 
 
-def test_the_key_is_required_except_for_health(guarded: str) -> None:
-    assert call(guarded, "/health").status == 200
-    for path in ("/", "/v1/models", "/metrics", "/pa-lite/state", "/openapi.json", "/nowhere", "/health/"):
+def test_the_key_is_required_except_for_health_and_the_page(guarded: str) -> None:
+    assert call(guarded, "/health").status == call(guarded, "/").status == 200
+    for path in ("/v1/models", "/metrics", "/pa-lite/state", "/openapi.json", "/nowhere", "/health/"):
         reply = call(guarded, path)
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), path
         assert reply.headers["www-authenticate"] == "Bearer"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.api.studies import plan_search
+from pa_lite.api.searching import plan_search
 from pa_lite.errors import InputError
 from pa_lite.study.goal import Goal
 from pa_lite.study.plan import StudyOptions

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pa_lite
-from pa_lite.api.serving import running_server
+from pa_lite.api.server import running_server
 from pa_lite.errors import EngineError, InputError
 from pa_lite.serving.host import Host
 from tests.support.http_requests import call
