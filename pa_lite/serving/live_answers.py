@@ -152,7 +152,7 @@ class LiveComparison:
         return all(answer.is_done for answer in self.answers)
 
     def wait(self, seconds: float) -> None:
-        """Wait until an answer has something new, for at most so many seconds."""
+        """Wait until an answer has something new, for at most `seconds`."""
         if self._changed.wait(seconds):
             self._changed.clear()
 

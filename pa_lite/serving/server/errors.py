@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -97,7 +96,10 @@ def internal(error: BaseException | None) -> ApiError:
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> ApiError:
-    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts."""
+    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts.
+
+    `known` are the body's fields, of which the nearest ones are suggested for an unknown one.
+    """
     first = errors[0]
     place = [part for part in first["loc"] if part != "body"]
     param = _parameter(place)
@@ -105,7 +107,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> A
     if param in _UNSUPPORTED:
         return ApiError(400, f"{param} is not supported here. Leave it out.", param=param)
     if kind == "extra_forbidden":
-        return ApiError(400, f"unknown field {param!r}.{nearest(param, known)}", param=param, code="unknown_parameter")
+        hint = nearest(param, known) if len(place) == 1 else ""
+        return ApiError(400, f"unknown field {param!r}.{hint}", param=param, code="unknown_parameter")
     if kind == "value_error" and cause is not None:
         return ApiError(400, str(cause), param=param or None)
     if kind == "missing" and not param:
@@ -127,12 +130,6 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
     return error.response
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    known = getattr(request.scope.get("endpoint"), "fields", ())
-    return invalid(error.errors(), known).response
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path[:200]}"
@@ -144,7 +141,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # as nginx; nobody reads it
+    return Response(status_code=499)  # as nginx; no client reads it
 
 
 async def _on_bug(_request: Request, _error: Exception) -> Response:
@@ -154,7 +151,6 @@ async def _on_bug(_request: Request, _error: Exception) -> Response:
 def add_handlers(app: FastAPI) -> None:
     """Give every error of an application OpenAI's form."""
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientGone, _on_gone)
     app.add_exception_handler(Exception, _on_bug)

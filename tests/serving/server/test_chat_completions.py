@@ -15,6 +15,7 @@ from tests.support.http_requests import Reply, call
 from tests.support.served import QUESTIONS, Lams, user
 
 PATH = "/v1/chat/completions"
+LONG = "Where is Rome?"  # the answer is a sentence
 
 
 def ask(url: str, text: str = QUESTIONS[0], **more: Any) -> Reply:
@@ -93,8 +94,8 @@ def test_the_text_is_that_of_chat_without_outer_spaces(url: str, lams: Lams) -> 
 
 
 def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
-    events = streamed(url, max_tokens=5, n=2, stream_options={"include_usage": True})
-    whole = answer(url, max_tokens=5)
+    events = streamed(url, LONG, max_tokens=3, n=2, stream_options={"include_usage": True})
+    whole = answer(url, LONG, max_tokens=3)
     assert {e["object"] for e in events} == {"chat.completion.chunk"}
     assert len({e["id"] for e in events}) == len({e["created"] for e in events}) == 1
     for index in (0, 1):
@@ -105,22 +106,23 @@ def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"] == "length"
         assert joined(events, index=index) == content(whole)
     assert events[-1]["choices"] == []
-    assert events[-1]["usage"]["completion_tokens"] == 10
+    assert events[-1]["usage"]["completion_tokens"] == 6
     assert events[-1]["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
     assert not any("usage" in e for e in events[:-1])
     assert not any("usage" in e for e in streamed(url, max_tokens=1))
 
 
 def test_finish_reasons_and_stops(url: str) -> None:
-    whole = answer(url, max_tokens=40)
+    whole = answer(url, LONG, max_tokens=60)
     assert whole["choices"][0]["finish_reason"] == "stop"  # the model ends its turn
     text = content(whole)
-    assert content(answer(url, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
-    cut = answer(url, max_tokens=40, stop=["no such text", text[4:6]])
-    assert content(cut) == text[: text.index(text[4:6])].strip()
+    first, second = text[3], text[4:6]
+    assert content(answer(url, LONG, max_tokens=60, stop=first)) == text[: text.index(first)].strip()
+    cut = answer(url, LONG, max_tokens=60, stop=["not in the text", second])
+    assert content(cut) == text[: text.index(second)].strip()
     assert cut["choices"][0]["finish_reason"] == "stop"
-    assert joined(streamed(url, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
-    assert answer(url, max_completion_tokens=1, max_tokens=None)["choices"][0]["finish_reason"] == "length"
+    assert joined(streamed(url, LONG, max_tokens=60, stop=first)) == text[: text.index(first)].strip()
+    assert answer(url, LONG, max_completion_tokens=1, max_tokens=None)["choices"][0]["finish_reason"] == "length"
 
 
 def test_without_a_limit_answers_may_fill_the_context(url: str) -> None:
@@ -198,7 +200,7 @@ def test_messages_of_clients_are_understood(url: str) -> None:
     [
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": user("x") * 3000}, "messages", "the limit is 2048"),
-        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages", "unknown role 'nobody'"),
+        ({"messages": [{"role": "parrot", "content": "x"}]}, "messages", "unknown role 'parrot'"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "nothing to answer"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages",
          "the type 'image_url', but only text"),
