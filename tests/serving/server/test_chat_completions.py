@@ -240,7 +240,7 @@ def test_bad_requests_are_one_plain_line(url: str, more: dict[str, Any], param: 
 
 
 def test_values_that_change_nothing_are_accepted(url: str) -> None:
-    harmless = {
+    harmless: dict[str, Any] = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
         "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": [],
         "tool_choice": "none",
