@@ -89,12 +89,12 @@ class _ServerThread(threading.Thread):
             server_header=False, proxy_headers=False, limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=int(GRACE_SECONDS) + _LATER,
         )  # fmt: skip
-        self.server, self._listener = _Server(config, service), listener
+        self.server, self.listener = _Server(config, service), listener
         self.is_asked_to_stop = False
 
     def run(self) -> None:
         """Run the event loop until `stop`."""
-        self.server.run(sockets=[self._listener])
+        self.server.run(sockets=[self.listener])
 
     def stop(self) -> None:
         """Let the server end: within the grace; at once when it is called again."""

@@ -42,7 +42,7 @@ class Guard:
         self._origins, self._key = frozenset(options.allow_origins), options.api_key.encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 for a foreign Host or Origin and 401 without the key, or call the application."""
+        """Send 403 for a foreign Host or Origin, 401 without the key, 404 for a bad path, or call the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -57,6 +57,8 @@ class Guard:
             await send(message)
 
         try:
+            if not scope["path"].isprintable():  # a route would match a path with a line break at its end
+                raise ApiError(404, "unknown URL: it has control characters.", code="unknown_url")
             host = self._checked_host(headers)
             origin = self._allowed_origin(headers, host)
             if origin and scope["method"] == "OPTIONS":
