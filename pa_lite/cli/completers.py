@@ -55,6 +55,11 @@ def models(_context: click.Context, _parameter: click.Parameter, start: str) -> 
     return _names_or_files(names, start)
 
 
+def starts(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
+    """Return pairs and files that start with a word, as a pair needs no lam; after an @ some lams."""
+    return (models if "@" in start else pairs)(context, parameter, start)
+
+
 def models_then_prompts(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
     """Return models for the first word, and files for the others, which are questions or prompts."""
     is_model = not (context.params.get("words") or context.params.get("pair"))

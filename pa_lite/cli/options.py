@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.completers import models, pairs, runs, weight_types
+from pa_lite.cli.completers import models, pairs, runs, starts, weight_types
 
 if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
@@ -150,7 +150,7 @@ def takes_start(command: Callable[..., Any]) -> Callable[..., Any]:
     lam = click.option(
         "--lam", metavar="L", help="The lam to start at, if MODEL is a pair without one; by default 0.6."
     )
-    words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=models)
+    words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=starts)
     return words(lam(study(EXTRAPOLATE(with_start))))
 
 
