@@ -47,7 +47,8 @@ REFERENCES = (ROOT / "pa_lite" / "API.md", COMMANDS)
 # options of other programs that documents name, by program
 OTHER_OPTIONS = {
     "lm-eval": {
-        "--apply_chat_template", "--config", "--gen_kwargs", "--include_path", "--log_samples", "--num_fewshot",
+        "--apply_chat_template", "--config", "--gen_kwargs", "--include_path", "--log_samples", "--model",
+        "--model_args", "--num_fewshot",
         "--use_cache", "--tasks", "--limit",
     },
     "pip, pipx, uv": {"--find-links", "--force", "--force-reinstall", "--no-cache-dir", "--no-deps", "--no-index"},

@@ -31,7 +31,7 @@ DOCUMENTS = sorted(
 # every line of a `sh` block that is not run: what it looks like, and why
 NOT_RUN: Mapping[str, str] = {
     r"^python3 -m venv|pip install|pip wheel|^pipx |^uv ": "installs packages; CI runs the README's two lines",
-    r"^(llama-server|lms|echo|ollama) ": "another program",
+    r"^(llama-server|llm|lms|lm_eval|echo|ollama) ": "another program",
     r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
