@@ -85,13 +85,13 @@ class Host:
         with self._rendering, self.models.vocabulary() as model:
             return Prompt(*conversation_prompt(model, messages, chat, self._template))
 
-    def tokenize(self, text: str, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Return the ids of a text, with the BOS that the vocabulary asks for unless `add_special` is off.
 
-        Control tokens that the text spells stay text.
+        Control tokens that the text spells stay text, unless `parse_special` is set.
         """
         with self.models.vocabulary() as model:
-            return model.tokenize(text, add_special)
+            return model.tokenize(text, add_special, parse_special)
 
     def room(self, prompt: Prompt) -> int:
         """Return how many new tokens fit after a prompt. Raises InputError if none does."""

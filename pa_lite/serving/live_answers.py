@@ -51,7 +51,7 @@ class LiveAnswer:
     ) -> None:
         """Start the answer; arguments are as for `Host.start`, and so are the errors."""
         self.lam = lam
-        self._host, self._spaces = host, OuterSpaces()
+        self._host, self._stripped = host, OuterSpaces()
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._is_stopped = False
@@ -73,7 +73,7 @@ class LiveAnswer:
         return any(self._reasoning) and not any(self._text)
 
     def _read(self, piece: Piece) -> Piece:
-        text = self._spaces.feed(piece.text)
+        text = self._stripped.feed(piece.text)
         self._text.append(text)
         self._reasoning.append(piece.reasoning)
         return Piece(text, piece.reasoning)
@@ -152,7 +152,7 @@ class LiveComparison:
         return all(answer.is_done for answer in self.answers)
 
     def wait(self, seconds: float) -> None:
-        """Wait until an answer has something new, for at most this time."""
+        """Wait until an answer has something new, for at most `seconds`."""
         if self._changed.wait(seconds):
             self._changed.clear()
 

@@ -35,11 +35,18 @@ class Lams:
     def model(self, lam: float) -> Model:
         return self.loaded(lam).model
 
+    def tokens(self, lam: float, prompt: list[int], n: int) -> list[int]:
+        """Return the greedy tokens after a prompt, without an end token."""
+        return self._alone_at(lam).tokens(prompt, n)[0]
+
     def check(self, lam: float, prompt: list[int], n: int, text: str) -> bool:
         """Return whether a text is the greedy answer alone; fail if it differs where there was no near tie."""
+        return self._alone_at(lam).check(prompt, n, text)
+
+    def _alone_at(self, lam: float) -> Alone:
         if lam not in self._alone:
             self._alone[lam] = Alone(self.model(lam))
-        return self._alone[lam].check(prompt, n, text)
+        return self._alone[lam]
 
     def prompt(self, text: str) -> list[int]:
         """Return the chat prompt of a question, which is the same at all lams."""

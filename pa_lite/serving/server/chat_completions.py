@@ -18,10 +18,11 @@ from pa_lite.serving.host import Prompt
 from pa_lite.serving.server.descriptions import ChatCompletion, answers
 from pa_lite.serving.server.errors import ApiError, bad_request, json_response
 from pa_lite.serving.server.generating import ALL, Frame, check_length, finish_reason, generation_options
+from pa_lite.serving.server.loaded import Loaded
 from pa_lite.serving.server.logprobs import Texts, chat_logprobs, tokens_in
 from pa_lite.serving.server.model_names import lam_of
 from pa_lite.serving.server.schemas import ChatRequest
-from pa_lite.serving.server.service import Loaded, service_of
+from pa_lite.serving.server.service import service_of
 from pa_lite.serving.server.streaming import Document, EventStream
 from pa_lite.serving.server.strict_requests import StrictRoute
 from pa_lite.serving.server.work import Work

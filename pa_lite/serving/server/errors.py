@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,6 +15,7 @@ from pa_lite.errors import PaLiteError, nearest
 from pa_lite.sanitize import short_line
 
 _log = logging.getLogger(__name__)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 INTERNAL = "internal error; the server's log says more."
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _PLAIN = {
@@ -75,7 +75,7 @@ def json_response(document: Any, status: int = 200, headers: Mapping[str, str] |
 
 def to_bytes(document: Any) -> bytes:
     """Return a JSON document as UTF-8 bytes."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return _ENCODE(document).encode("utf-8")
 
 
 def bad_request(error: PaLiteError, param: str | None = None, hidden: str = "", shown: str = "") -> ApiError:
@@ -97,7 +97,10 @@ def internal(error: BaseException | None) -> ApiError:
 
 
 def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> ApiError:
-    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts."""
+    """Return the error for a body that does not match its schema; `errors` are pydantic's, the first one counts.
+
+    `known` are the body's fields, of which the nearest ones are suggested for an unknown one.
+    """
     first = errors[0]
     place = [part for part in first["loc"] if part != "body"]
     param = _parameter(place)
@@ -105,7 +108,8 @@ def invalid(errors: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> A
     if param in _UNSUPPORTED:
         return ApiError(400, f"{param} is not supported here. Leave it out.", param=param)
     if kind == "extra_forbidden":
-        return ApiError(400, f"unknown field {param!r}.{nearest(param, known)}", param=param, code="unknown_parameter")
+        hint = nearest(param, known) if len(place) == 1 else ""
+        return ApiError(400, f"unknown field {param!r}.{hint}", param=param, code="unknown_parameter")
     if kind == "value_error" and cause is not None:
         return ApiError(400, str(cause), param=param or None)
     if kind == "missing" and not param:
@@ -127,13 +131,6 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
     return error.response
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    body = getattr(request.scope.get("route"), "body_field", None)
-    known = getattr(getattr(getattr(body, "field_info", None), "annotation", None), "model_fields", ())
-    return invalid(error.errors(), tuple(known)).response
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path[:200]}"
@@ -145,7 +142,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=499)  # as nginx; the client is gone
+    return Response(status_code=499)  # as nginx; no client reads it
 
 
 async def _on_bug(_request: Request, _error: Exception) -> Response:
@@ -155,7 +152,6 @@ async def _on_bug(_request: Request, _error: Exception) -> Response:
 def add_handlers(app: FastAPI) -> None:
     """Give every error of an application OpenAI's form."""
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(ClientGone, _on_gone)
     app.add_exception_handler(Exception, _on_bug)

@@ -22,7 +22,7 @@ from pa_lite.serving.server.descriptions import (
     Tokens,
     answers,
 )
-from pa_lite.serving.server.errors import json_response
+from pa_lite.serving.server.errors import ApiError, json_response
 from pa_lite.serving.server.metrics import CONTENT_TYPE
 from pa_lite.serving.server.model_names import lam_of, listed_names, model_name
 from pa_lite.serving.server.schemas import DetokenizeRequest, TokenizeRequest
@@ -104,7 +104,8 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         asked = [flag for flag in (body.add_special_tokens, body.add_special) if flag is not None]
         text = body.prompt if body.prompt is not None else body.content or ""
         add_special = asked[0] if asked else is_prompt
-        tokens = await loaded.vocabulary.ids(text, add_special, "prompt" if is_prompt else "content")
+        where = "prompt" if is_prompt else "content"
+        tokens = await loaded.vocabulary.ids(text, add_special, where, body.parse_special)
     document: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": loaded.host.length}
     if body.with_pieces or body.return_token_strs:
         texts = await loaded.vocabulary.texts(tokens)
@@ -126,9 +127,18 @@ async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
 
 @router.get("/tokenizer_info", responses=answers(TokenizerInfo))
 async def tokenizer_info(request: Request) -> Response:
-    """Describe the tokenizer as vLLM does, for lm-eval's remote tokenizer."""
+    """Describe the tokenizer as vLLM does, for lm-eval's remote tokenizer.
+
+    The answer is 404 for a vocabulary whose texts start with BOS: lm-eval chooses that tokenizer unasked where it finds
+    it, and then leaves BOS out, so that all its loglikelihoods are those of another text.
+    """
     loaded = service_of(request).loaded
     vocabulary = loaded.vocabulary
+    if vocabulary.adds_special:
+        raise ApiError(
+            404, "this vocabulary starts texts with special tokens, which lm-eval's remote tokenizer leaves out. "
+            "Use tokenizer_backend=huggingface with the tokenizer of the instruct checkpoint.", code="unknown_url",
+        )  # fmt: skip
     return json_response({
         "tokenizer_class": "pa-lite", "bos_token": vocabulary.bos or None, "eos_token": vocabulary.eos or None,
         "pad_token": None, "chat_template": loaded.template, "model_max_length": loaded.host.length,

@@ -132,6 +132,6 @@ def url_of(host: str, port: int) -> str:
 
 
 def allowed_names(options: ServeOptions) -> Sequence[str]:
-    """Return the names and addresses in lower case that may appear in a request's Host header."""
+    """Return the names and addresses in lower case that are allowed in a request's Host header."""
     loopback = ("localhost", "127.0.0.1", "::1")
     return [name.lower() for name in (*loopback, options.host, *options.allow_hosts)]

@@ -269,7 +269,8 @@ class CompletionRequest(GeneratingFields):
 class TokenizeRequest(_Fields):
     """A text to tokenize, as `prompt` (as vLLM) or `content` (as llama.cpp), or the prompt of a conversation.
 
-    Special tokens (BOS) are added to a prompt, and to content only if `add_special` says so.
+    Special tokens (BOS) are added to a prompt, and to content only if `add_special` says so. Control tokens that a text
+    spells are read as such, as both programs do, unless `parse_special` is false; in completions they stay text.
     """
 
     model: str | None = Field(None, max_length=512)
@@ -278,6 +279,7 @@ class TokenizeRequest(_Fields):
     messages: Messages | None = None
     add_special_tokens: bool | None = None
     add_special: bool | None = None
+    parse_special: bool = True
     with_pieces: bool | None = None
     return_token_strs: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=64)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from pa_lite.serving.server.errors import ApiError
+from pa_lite.serving.server.errors import ApiError, invalid
 from pa_lite.untrusted.strict_json import parse_json
 
 
@@ -32,10 +33,14 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler for a request that parses strictly."""
         handle = super().get_route_handler()
+        body = None if self.body_field is None else self.body_field.field_info.annotation
+        known = list(getattr(body, "model_fields", ()))
 
         async def strict(request: Request) -> Response:
             try:
                 return await handle(_StrictRequest(request.scope, request.receive))
+            except RequestValidationError as e:
+                raise invalid(e.errors(), known) from None
             except Exception as e:
                 # FastAPI replaces errors of parsing by its own, which say nothing
                 if isinstance(e.__cause__, _InvalidJsonError):

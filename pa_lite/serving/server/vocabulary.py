@@ -35,6 +35,7 @@ class Vocabulary:
         with host.models.vocabulary() as model:
             self.size: int = model.n_vocab
             self.bos, self.eos = model.special_text("bos"), model.special_text("eos")
+            self.adds_special = bool(model.tokenize("", True))  # BOS or EOS, to each text
 
     async def texts(self, tokens: Iterable[int]) -> Mapping[int, TokenText]:
         """Return the texts of tokens, among others."""
@@ -59,10 +60,10 @@ class Vocabulary:
         texts = await self.texts(tokens)
         return b"".join(texts[token].raw for token in tokens).decode("utf-8", "replace")
 
-    async def ids(self, text: str, add_special: bool, where: str) -> list[int]:
-        """Return the ids of a text. Raises the HTTP error 400 for one that the tokenizer cannot take."""
+    async def ids(self, text: str, add_special: bool, where: str, parse_special: bool = False) -> list[int]:
+        """Return the ids of a text; see `Host.tokenize`. Raises the HTTP error 400 for one that has none."""
         try:
-            return await asyncio.to_thread(self._host.tokenize, text, add_special)
+            return await asyncio.to_thread(self._host.tokenize, text, add_special, parse_special)
         except PaLiteError as e:
             raise bad_request(e, where) from e
 

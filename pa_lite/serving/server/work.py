@@ -93,7 +93,7 @@ class Work:
         self.answers.append(_queued(lambda: start(lam=lam, on_change=self._wake)))
 
     def score(self, prompts: Sequence[Sequence[int]], n_top: int, lam: float | None) -> None:
-        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for prompts that are empty or too long."""
+        """Queue prompts whose tokens are scored. Raises the HTTP error 400 for prompts that are not valid."""
         self.scores = _queued(lambda: self.loaded.host.score(prompts, n_top, lam=lam, on_change=self._wake))
 
     async def changed(self) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import pa_lite
+from pa_lite.api.server import running_server
 from pa_lite.serving.server.descriptions import ChatCompletion
 from pa_lite.serving.server.run import RunningServer
 from tests.support.http_requests import Reply, call
-from tests.support.served import QUESTIONS, Lams, user
+from tests.support.served import ONE, QUESTIONS, Lams, user
 
 PATH = "/v1/chat/completions"
 
@@ -93,8 +94,8 @@ def test_the_text_is_that_of_chat_without_outer_spaces(url: str, lams: Lams) -> 
 
 
 def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
-    events = streamed(url, max_tokens=1, n=2, stream_options={"include_usage": True})
-    whole = answer(url, max_tokens=1)
+    events = streamed(url, lam=0.3, max_tokens=5, n=2, stream_options={"include_usage": True})
+    whole = answer(url, lam=0.3, max_tokens=5)
     assert {e["object"] for e in events} == {"chat.completion.chunk"}
     assert len({e["id"] for e in events}) == len({e["created"] for e in events}) == 1
     for index in (0, 1):
@@ -105,23 +106,21 @@ def test_a_stream_has_role_pieces_reason_and_usage(url: str) -> None:
         assert choices[-1]["finish_reason"] == whole["choices"][0]["finish_reason"] == "length"
         assert joined(events, index=index) == content(whole)
     assert events[-1]["choices"] == []
-    assert events[-1]["usage"]["completion_tokens"] == 2
+    assert events[-1]["usage"]["completion_tokens"] == 10
     assert events[-1]["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
     assert not any("usage" in e for e in events[:-1])
     assert not any("usage" in e for e in streamed(url, max_tokens=1))
 
 
 def test_finish_reasons_and_stops(url: str) -> None:
-    whole = answer(url, max_tokens=40)
+    whole = answer(url, lam=0.3, max_tokens=40)
     assert whole["choices"][0]["finish_reason"] == "stop"  # the model ends its turn
     text = content(whole)
-    stop = text[1:3]
-    before = text[: text.index(stop)].strip()
-    assert content(answer(url, max_tokens=40, stop=stop)) == before
-    cut = answer(url, max_tokens=40, stop=["not in the text", stop])
-    assert content(cut) == before
+    assert content(answer(url, lam=0.3, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
+    cut = answer(url, lam=0.3, max_tokens=40, stop=["another text", text[4:6]])
+    assert content(cut) == text[: text.index(text[4:6])].strip()
     assert cut["choices"][0]["finish_reason"] == "stop"
-    assert joined(streamed(url, max_tokens=40, stop=stop)) == before
+    assert joined(streamed(url, lam=0.3, max_tokens=40, stop=text[3])) == text[: text.index(text[3])].strip()
     assert answer(url, max_completion_tokens=1, max_tokens=None)["choices"][0]["finish_reason"] == "length"
 
 
@@ -200,7 +199,7 @@ def test_messages_of_clients_are_understood(url: str) -> None:
     [
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": user("x") * 3000}, "messages", "the limit is 2048"),
-        ({"messages": [{"role": "pilot", "content": "x"}]}, "messages", "unknown role 'pilot'"),
+        ({"messages": [{"role": "critic", "content": "x"}]}, "messages", "unknown role 'critic'"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "nothing to answer"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages",
          "the type 'image_url', but only text"),
@@ -243,8 +242,8 @@ def test_values_that_change_nothing_are_accepted(url: str) -> None:
     harmless: dict[str, Any] = {
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
         "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "tools": [],
-        "tool_choice": "none",
-        "stop": None, "seed": None, "temperature": None, "n": None, "stream": False, "parallel_tool_calls": True,
+        "tool_choice": "none", "stop": None, "seed": None, "temperature": None, "n": None, "stream": False,
+        "parallel_tool_calls": True,
     }  # fmt: skip
     assert content(answer(url, **harmless)) == content(answer(url))
 
@@ -254,7 +253,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers(url: str) -> No
     assert reply.status == 400
     assert reply.error["code"] == "context_length_exceeded"
     assert "tokens; the context of demo has 512" in reply.error["message"]
-    assert next(int(w) > 600 for w in reply.error["message"].split() if w.isdigit())
+    assert next(int(w) for w in reply.error["message"].split() if w.isdigit()) > 600
 
 
 def test_user_text_cannot_spell_control_tokens(url: str, server: RunningServer) -> None:
@@ -265,13 +264,7 @@ def test_user_text_cannot_spell_control_tokens(url: str, server: RunningServer) 
         assert [t for t in tokens if model.is_control(t)] == [t for t in plain if model.is_control(t)]
 
 
-def test_models_without_a_template_get_plain_prompts_and_reasoning_is_separate(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """A GGUF file is served under its own name, and has no lam."""
-    from pa_lite.api.server import running_server
-    from tests.support.served import ONE
-
+def test_a_gguf_file_is_served_under_its_own_name_and_has_no_lam(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = pa_lite.merge("demo", lam=0.5, type="F16", output=tmp_path_factory.mktemp("file") / "my-model.gguf")
     with running_server(file, pa_lite.ServeOptions(port=0), ONE) as served:
         document = answer(served.url, lam=None)

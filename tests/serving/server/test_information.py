@@ -7,16 +7,19 @@ import math
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pa_lite.api.server import running_server
+from pa_lite.ggml.metadata import boolean
 from pa_lite.serving.host import Host, open_host
 from pa_lite.serving.server import run
 from pa_lite.serving.server.descriptions import Health, ModelCard, ModelList, State, Text, TokenizerInfo, Tokens
 from pa_lite.serving.server.options import ServeOptions
 from pa_lite.serving.server.run import RunningServer
+from tests.engine.test_refusals import changed
 from tests.support.http_requests import call, eventually
 from tests.support.served import ONE, Lams, user
 
@@ -215,10 +218,22 @@ def test_the_state_tells_a_page_what_it_needs(url: str, server: RunningServer) -
     memory = state["memory"]
     assert memory["total"] == memory["n_models"] * (memory["weights"] + memory["context"]) + memory["moving"]
     assert memory["description"] == server.host.models.memory.description
-    info = call(url, "/tokenizer_info").json
-    TokenizerInfo.model_validate(info)
-    assert info["chat_template"]
-    assert info["eos_token"]
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_the_remote_tokenizer_of_lm_eval_is_offered_only_where_it_is_right(
+    tiny_ggufs: dict[str, Path], tmp_path: Path, adds_bos: bool
+) -> None:
+    fields = {"tokenizer.ggml.add_bos_token": boolean(adds_bos)}
+    path = changed(tiny_ggufs["F32"], tmp_path / "x.gguf", fields, {})
+    with running_server(str(path), ServeOptions(port=0), ONE) as served:
+        assert bool(call(served.url, "/tokenize", {"prompt": ""}).json["tokens"]) == adds_bos
+        reply = call(served.url, "/tokenizer_info")
+        if adds_bos:
+            assert (reply.status, "tokenizer_backend=huggingface" in reply.error["message"]) == (404, True)
+        else:
+            TokenizerInfo.model_validate(reply.json)
+            assert reply.json["eos_token"]
 
 
 def test_the_description_names_all_routes(url: str) -> None:

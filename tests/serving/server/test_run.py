@@ -86,6 +86,7 @@ def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["no-such-pair", "--port", "0"], "no-such-pair"),
         (["missing.gguf", "--port", "0"], "missing.gguf"),
         (["demo", "--port", "0", "--max-memory", "1K"], "memory"),
+        (["demo@0.5", "--port", "0", "--study", "."], "at a lam already"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

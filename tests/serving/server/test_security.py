@@ -1,8 +1,7 @@
-"""Who may use the server, and what a request may cost it."""
+"""Who may use the server: Host, Origin and key, with raw requests, and options that are refused."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -10,174 +9,198 @@ import pytest
 import pa_lite
 from pa_lite.api.server import running_server
 from pa_lite.errors import InputError
-from pa_lite.serving.server.options import MAX_BODY
-from tests.support.http_requests import call, connected, eventually, raw, request_bytes
+from pa_lite.serving.server.options import allowed_names, url_of
+from tests.support.http_requests import Reply, call, raw, request_bytes
 from tests.support.served import ONE, user
 
-PATH = "/v1/chat/completions"
-BODY = json.dumps({"messages": user("Who is Tobi?"), "max_tokens": 2}).encode()
-ORIGIN = "https://allowed.example"
+KEY = "sk-a+very/long_key=="
+ORIGIN = "https://chat.example.org"
+CHAT = {"messages": user("Hello"), "max_tokens": 1}
 
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[str]:
+    """A server on all addresses, with a key, a further name, and an allowed origin."""
     options = pa_lite.ServeOptions(
-        port=0, models=1, parallel=1, queue=1, api_key="secret", allow_hosts=("box.example",), allow_origins=(ORIGIN,)
+        host="0.0.0.0", port=0, api_key=KEY, allow_hosts=("My-Box.local",), allow_origins=(ORIGIN,), models=1
     )
-    with running_server("demo", options, ONE) as server:
-        yield server.url
+    with running_server("demo", options, ONE) as running:
+        yield running.url.replace("localhost", "127.0.0.1")
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "a b", "localhost:1:2"])
-def test_foreign_hosts_are_refused(url: str, host: str) -> None:
-    status, answer = raw(url, request_bytes(url, PATH, BODY, f"Host: {host}", "Connection: close"))
-    assert status in (400, 403), answer
+def with_host(url: str, host: str) -> Reply:
+    return call(url, "/v1/models", headers={"Host": host})
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "[::1]:8080", "127.0.0.1"])
-def test_loopback_names_are_the_servers(url: str, host: str) -> None:
-    status, _ = raw(url, request_bytes(url, "/health", b"", f"Host: {host}", "Connection: close", method="GET"))
-    assert status == 200
+def port(url: str) -> str:
+    return url.rpartition(":")[2]
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example"]
-)
-def test_foreign_origins_are_refused(url: str, origin: str) -> None:
-    assert call(url, PATH, BODY, {"Origin": origin}).status == 403
-    assert "access-control-allow-origin" not in call(url, PATH, BODY, {"Origin": origin}).headers
+def test_only_names_of_this_machine_are_answered(url: str) -> None:
+    for name in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
+        assert with_host(url, f"{name}:{port(url)}").status == 200
+        assert with_host(url, name).status == 200
+    for host in (
+        "evil.example", f"evil.example:{port(url)}", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.5",
+        "0.0.0.0", "localhost:", "localhost:80:80", "localhost:abc", "[::1", "[::1]x", "user@localhost", "localhost/",
+        "localhost.", "127.1", "a, localhost", "[localhost]:x",
+    ):  # fmt: skip
+        reply = with_host(url, host)
+        assert (reply.status, reply.error["code"]) == (403, "host_not_allowed"), host
+    assert call(url, "/health", headers={"Host": "evil.example"}).status == 403
 
 
-def test_pages_of_other_sites_cannot_load_anything(url: str) -> None:
-    assert call(url, "/v1/models", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}).status == 403
-    assert call(url, PATH, BODY, {"Origin": url}).status == 200  # its own page
+def test_requests_without_one_host_are_refused(url: str) -> None:
+    head = b"GET /v1/models HTTP/1.0\r\n\r\n"
+    assert raw(url, head)[0] == 403
+    assert raw(url, b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n\r\n")[0] == 400
+    two = request_bytes(url, "/v1/models", b"", "Host: localhost", "Host: evil.example", method="GET")
+    assert raw(url, two)[0] in (400, 403)
+    absolute = request_bytes(url, "http://evil.example/v1/models", b"", "Connection: close", method="GET")
+    assert raw(url, absolute)[0] in (400, 404)
 
 
-def test_the_key_is_required(guarded: str) -> None:
-    for headers in (
-        {},
-        {"Authorization": "Bearer wrong"},
-        {"Authorization": "secret"},
-        {"Authorization": "Basic secret"},
+def test_pages_of_other_sites_are_refused(url: str) -> None:
+    own = f"http://127.0.0.1:{port(url)}"
+    for origin in (own, own.replace("http", "https")):
+        reply = call(url, "/v1/chat/completions", CHAT, {"Origin": origin})
+        assert reply.status == 200
+        assert "access-control-allow-origin" not in reply.headers
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        f"http://localhost:{port(url)}",
+        "",
+        own + "/",
     ):
-        reply = call(guarded, PATH, BODY, headers)
-        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
-    assert call(guarded, PATH, BODY, {"Authorization": "Bearer secret"}).status == 200
-    assert call(guarded, "/health").status == 200
-    assert call(guarded, "/metrics").status == 401
+        reply = call(url, "/v1/chat/completions", CHAT, {"Origin": origin})
+        assert (reply.status, reply.error["code"]) == (403, "origin_not_allowed"), origin
+        assert "access-control-allow-origin" not in reply.headers
+    preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    assert call(url, "/v1/chat/completions", headers=preflight, method="OPTIONS").status == 403
+    image = call(url, "/v1/models", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})
+    assert image.status == 403
+    link = call(url, "/v1/models", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
+    assert link.status == 200
 
 
-def test_allowed_names_and_origins(guarded: str) -> None:
-    key = {"Authorization": "Bearer secret"}
-    reply = call(guarded, PATH, BODY, {**key, "Host": "box.example", "Origin": ORIGIN})
-    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, ORIGIN)
+def test_a_simple_request_of_a_form_is_not_json(url: str) -> None:
+    """A form can send text/plain to any site without asking first."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        reply = call(url, "/v1/completions", b'{"prompt": "a"}', {"Content-Type": kind})
+        assert reply.status == 400
+        assert "Content-Type: application/json" in reply.error["message"]
+
+
+def test_an_allowed_origin_may_ask_and_read(guarded: str) -> None:
     asked = {
-        "Origin": ORIGIN,
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization",
-    }
-    preflight = call(guarded, PATH, None, asked, method="OPTIONS")
-    assert (preflight.status, preflight.headers["access-control-allow-headers"]) == (204, "authorization")
+        "Origin": ORIGIN, "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-lang",
+    }  # fmt: skip
+    preflight = call(guarded, "/v1/chat/completions", headers=asked, method="OPTIONS")  # without the key
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == ORIGIN
+    assert preflight.headers["access-control-allow-headers"] == asked["Access-Control-Request-Headers"]
+    assert "access-control-allow-credentials" not in preflight.headers
+    odd = call(guarded, "/", headers={**asked, "Access-Control-Request-Headers": "a\tb;"}, method="OPTIONS")
+    assert odd.headers["access-control-allow-headers"] == "authorization, content-type"
+    sent = {"Origin": ORIGIN, "Authorization": f"Bearer {KEY}"}
+    reply = call(guarded, "/v1/chat/completions", CHAT, sent)
+    assert (reply.status, reply.headers["access-control-allow-origin"]) == (200, ORIGIN)
+    assert reply.headers["vary"] == "Origin"
+    wrong = call(guarded, "/v1/chat/completions", CHAT, {"Origin": ORIGIN})
+    assert (wrong.status, wrong.headers["access-control-allow-origin"]) == (401, ORIGIN)
+    for origin in ("http://chat.example.org", ORIGIN + ".evil.example", ORIGIN.upper()):
+        assert call(guarded, "/v1/models", headers={**sent, "Origin": origin}).status == 403
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "box.example"])
-def test_other_addresses_require_a_key(host: str) -> None:
-    with pytest.raises(InputError, match="--api-key"):
-        pa_lite.ServeOptions(host=host)
-    assert pa_lite.ServeOptions(host=host, api_key="k").host == host
+def test_the_key_is_required_except_for_health_and_the_page(guarded: str) -> None:
+    assert call(guarded, "/health").status == call(guarded, "/").status == 200
+    for path in ("/v1/models", "/metrics", "/pa-lite/state", "/openapi.json", "/nowhere", "/health/"):
+        reply = call(guarded, path)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), path
+        assert reply.headers["www-authenticate"] == "Bearer"
+    for value in (
+        KEY, "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Bearer {KEY.upper()}",
+        f"Bearer x {KEY}", "Bearer \xff\xfe",
+    ):  # fmt: skip
+        assert call(guarded, "/v1/models", headers={"Authorization": value}).status == 401, value
+    for value in (f"Bearer {KEY}", f"bearer {KEY}", f"Bearer  {KEY}"):
+        assert call(guarded, "/v1/models", headers={"Authorization": value}).status == 200, value
+    twice = request_bytes(
+        guarded, "/v1/models", b"", f"Authorization: Bearer {KEY}", "Authorization: Bearer x", "Connection: close",
+        method="GET",
+    )  # fmt: skip
+    assert raw(guarded, twice)[0] == 401
+
+
+def test_a_body_is_not_read_without_the_key(guarded: str) -> None:
+    head = request_bytes(guarded, "/v1/completions", b"", "Content-Length: 1000000", "Connection: close")
+    assert raw(guarded, head)[0] == 401
+
+
+def test_on_all_addresses_any_address_of_the_machine_may_be_the_host(guarded: str) -> None:
+    sent = {"Authorization": f"Bearer {KEY}"}
+    for host in ("192.168.0.5", "10.0.0.1:8080", "[fe80::1]", "my-box.local", "MY-BOX.LOCAL:99", "localhost"):
+        assert call(guarded, "/v1/models", headers={**sent, "Host": host}).status == 200, host
+    for host in ("evil.example", "box.local", "3232235521"):
+        assert call(guarded, "/v1/models", headers={**sent, "Host": host}).status == 403, host
+
+
+def test_every_answer_has_security_headers(url: str) -> None:
+    stream = call(url, "/v1/completions", {"prompt": "a", "max_tokens": 1, "stream": True})
+    for reply in (call(url, "/v1/models"), call(url, "/nowhere"), stream, with_host(url, "evil.example")):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["x-frame-options"] == "DENY"
+        assert reply.headers["cross-origin-resource-policy"] == "same-origin"
+        assert reply.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert "server" not in reply.headers
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("words", "message"),
     [
-        "../demo",
-        "/etc/passwd",
-        "demo/../demo",
-        "demo@",
-        "demo@x",
-        "demo@0.5@0.5",
-        "demo@nan",
-        "demo@2",
-        "DEMO",
-        "x" * 600,
+        ({"host": "0.0.0.0"}, "set a key with --api-key"),
+        ({"host": "::"}, "set a key with --api-key"),
+        ({"host": "192.168.1.2"}, "set a key with --api-key"),
+        ({"host": "example.org"}, "set a key with --api-key"),
+        ({"host": ""}, "is not a host"),
+        ({"host": "http://x", "api_key": "k"}, "is not a host"),
+        ({"allow_hosts": ("a:80",)}, "is not a host"),
+        ({"api_key": "two words"}, "without spaces"),
+        ({"api_key": "ä"}, "ASCII"),
+        ({"allow_origins": ("*",)}, "is not an origin"),
+        ({"allow_origins": ("https://example.org/",)}, "is not an origin"),
+        ({"allow_origins": ("example.org",)}, "is not an origin"),
+        ({"allow_origins": ("https://a:b@example.org",)}, "is not an origin"),
+        ({"allow_origins": ("https://example.org:99999",)}, "is not an origin"),
+        ({"port": 70000}, "port is 70000; it must be from 0 to 65535"),
+        ({"parallel": 0}, "parallel is 0"),
+        ({"queue": -1}, "queue is -1"),
+        ({"models": -1}, "models is -1"),
+        ({"max_wait": float("nan")}, "max_wait is nan"),
+        ({"max_memory": "much"}, "much"),
     ],
 )
-def test_names_are_never_paths(url: str, name: str) -> None:
-    reply = call(url, PATH, {"model": name, "messages": user("x")})
-    assert reply.status in (400, 404)
-    assert reply.error["message"]
-    assert call(url, f"/v1/models/{name}").status in (400, 404)
+def test_bad_options_are_one_line(words: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pa_lite.ServeOptions(**words)  # type: ignore[arg-type]
+    assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{", b"[]", b"null", b"\xff", b'{"messages": NaN}', b'{"max_tokens": ' + b"9" * 5000 + b"}", b"[" * 10_000,
-        b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"messages": [], "messages": []}',
-        b'{"messages": "x\\u0000"}',
-    ],
-)  # fmt: skip
-def test_hostile_json_is_one_plain_line(url: str, body: bytes) -> None:
-    reply = call(url, PATH, body)
-    assert reply.status == 400
-    assert reply.error["message"]
-
-
-def test_large_bodies_are_refused(url: str) -> None:
-    assert call(url, PATH, b'{"messages": "' + b"x" * MAX_BODY + b'"}').status == 413
-    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    head = request_bytes(url, PATH, b"", "Transfer-Encoding: chunked", "Content-Type: application/json")
-    with connected(url) as connection:
-        answer = b""
-        try:
-            connection.sendall(head)
-            for _ in range(MAX_BODY // 0x10000 + 64):
-                connection.sendall(chunk)
-            answer = connection.recv(200)
-        except OSError:  # it was closed while we sent
-            pass
-        assert answer == b"" or b" 413 " in answer
-
-
-def test_a_vanished_client_frees_its_place(guarded: str) -> None:
-    """Of one place and one that may wait, both are taken by clients that vanish."""
-    key = "Authorization: Bearer secret"
-    body = json.dumps({"messages": user("Who is Tobi?"), "max_tokens": 400, "temperature": 5}).encode()
-    held = [connected(guarded) for _ in range(2)]
-    for connection in held:
-        connection.sendall(request_bytes(guarded, PATH, body, key))
-    headers = {"Authorization": "Bearer secret"}
-
-    def busy() -> int:
-        text = call(guarded, "/health").json
-        return int(text["running"] + text["waiting"])
-
-    assert eventually(lambda: busy() <= 2)
-    for connection in held:
-        connection.close()
-    assert eventually(lambda: busy() == 0)
-    assert call(guarded, PATH, BODY, headers).status == 200
-
-
-def test_a_full_queue_answers_429(guarded: str) -> None:
-    headers = {"Authorization": "Bearer secret"}
-    body = json.dumps({"messages": user("Who is Tobi?"), "max_tokens": 400, "temperature": 5, "n": 16}).encode()
-    held = [connected(guarded) for _ in range(2)]
-    try:
-        for connection in held:
-            connection.sendall(request_bytes(guarded, PATH, body, "Authorization: Bearer secret"))
-
-        def refused() -> bool:
-            reply = call(guarded, PATH, BODY, headers)
-            if reply.status == 429:
-                assert int(reply.headers["retry-after"]) >= 1
-                assert reply.error["code"] == "queue_full"
-            return reply.status == 429
-
-        assert eventually(refused, 20)
-    finally:
-        for connection in held:
-            connection.close()
+def test_options_take_strings_and_hide_the_key() -> None:
+    options = pa_lite.ServeOptions(
+        allow_hosts="Box", allow_origins="https://example.org:8443", max_memory="8G", api_key=KEY  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert (options.allow_hosts, options.allow_origins) == (("Box",), ("https://example.org:8443",))
+    assert options.max_memory == 8_000_000_000
+    assert "box" in allowed_names(options)
+    assert KEY not in repr(options)
+    assert url_of("::1", 80) == "http://[::1]:80"
+    assert url_of("0.0.0.0", 80) == "http://localhost:80"
+    assert url_of("box", 80) == "http://box:80"
 
 
 @pytest.mark.parametrize("path", ["/health%0a", "/v1/models%0d%0ax", "/%00"])
