@@ -71,7 +71,7 @@ def open_chat(
     chosen, limit = engine or EngineOptions(), parse_bytes(str(max_memory))
     residents = ResidentOptions(
         max_memory=limit, extrapolate=extrapolate,
-        scheduler=SchedulerOptions(parallel=1, length=chosen.n_ctx or LENGTH),
+        scheduler=SchedulerOptions(parallel=1, length=chosen.n_ctx or LENGTH, exact=False),
     )  # fmt: skip
     with open_host(reference, residents, chosen, model_type(type), progress) as host:
         yield ChatSession(host, options or CHAT_GENERATION, chat, forgets)

@@ -29,7 +29,8 @@ _SLACK = 32 << 20  # bytes that llama.cpp and numpy take while decoding, in addi
 class ContextSize:
     """The size of a context: `n_ctx` cells of `cache_type`, shared by all `n_seq_max` sequences if `unified`.
 
-    A batch has up to `n_batch` tokens and keeps up to `n_outputs` rows of logits.
+    A batch has up to `n_batch` tokens and keeps up to `n_outputs` rows of logits. `flash_attention` is used where
+    the device can.
     """
 
     n_ctx: int
@@ -38,6 +39,7 @@ class ContextSize:
     n_batch: int
     n_outputs: int
     cache_type: str
+    flash_attention: bool = False
 
     @property
     def description(self) -> str:
@@ -71,7 +73,7 @@ def needs(model: Model, size: ContextSize) -> Needs:
     cells = -(-size.n_ctx // CELL_STEP) * CELL_STEP
     tokens = min(size.n_batch, model.most_at_once)
     reach = cells if size.unified else cells // size.n_seq_max
-    attention = 0 if model.options.flash_attention else tokens * reach * model.n_heads * 4
+    attention = 0 if size.flash_attention or model.options.flash_attention else tokens * reach * model.n_heads * 4
     logits = (size.n_outputs + min(tokens, size.n_outputs)) * model.n_vocab * 4
     states = tokens * (4 * model.width + 3 * model.inner_width) * 4 + tokens * cells * 4
     return Needs(model.weight_bytes, model.cell_items * cells * width, attention + logits + states)
@@ -92,8 +94,9 @@ def first_that_fits(model: Model, sizes: Sequence[ContextSize], advice: str) -> 
             try:
                 _check_grant(model, size)
                 made = model.context(
-                    size.n_ctx, size.n_seq_max, size.unified, size.n_outputs, size.n_batch, cache_type=size.cache_type
-                )
+                    size.n_ctx, size.n_seq_max, size.unified, size.n_outputs, size.n_batch, cache_type=size.cache_type,
+                    flash_attention=size.flash_attention,
+                )  # fmt: skip
                 context = stack.enter_context(made)
             except EngineError as e:
                 refusal = e

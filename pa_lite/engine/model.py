@@ -32,6 +32,7 @@ from pa_lite.system.byte_source import Stamp
 from pa_lite.system.interrupts import uninterrupted
 
 _log = logging.getLogger(__name__)
+_FLASH_WHERE_POSSIBLE = -1  # llama.cpp: "auto"
 
 
 class Model(ModelVocabulary):
@@ -266,21 +267,22 @@ class Model(ModelVocabulary):
         n_outputs: int = 0,
         n_batch: int = 0,
         cache_type: str = "",
+        flash_attention: bool = False,
     ) -> Iterator[Context]:
         """Open a context of n_ctx cells for up to n_seq_max sequences, and free it at the end.
 
         A batch has up to n_batch tokens (0: the options' number) and keeps up to n_outputs rows of logits (0: one per
-        token). `cache_type` is F16 or F32, by default `cache_type(False)`. If the context does not fit on the GPU,
-        `gpu_layers` is "auto" and no other context is open, the model is loaded again with fewer layers on the GPU.
+        token). `cache_type` is F16 or F32, by default `cache_type(False)`. `flash_attention` uses it where the device
+        can, unless the options say otherwise. If the context does not fit on the GPU, `gpu_layers` is "auto" and no
+        other context is open, the model is loaded again with fewer layers on the GPU.
 
         Raises EngineError when llama.cpp cannot create it, usually for lack of memory. At the end, raises
         InputChangedError if the model's file, where its weights are mapped from, has changed since it was loaded.
         """
 
         def create() -> Any:
-            return self._new_context(
-                n_ctx, n_seq_max, unified, n_outputs, n_batch, cache_type or self.cache_type(False)
-            )
+            chosen = cache_type or self.cache_type(False)
+            return self._new_context(n_ctx, n_seq_max, unified, n_outputs, n_batch, chosen, flash_attention)
 
         def fits() -> bool:
             probe = create()
@@ -318,7 +320,7 @@ class Model(ModelVocabulary):
                 )
 
     def _new_context(
-        self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str
+        self, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, cache_type: str, flash: bool
     ) -> Any:
         """Return llama.cpp's handle of a new context, None when it cannot create one."""
         options, params = self.options, self.lib.llama_context_default_params()
@@ -328,7 +330,8 @@ class Model(ModelVocabulary):
         params.n_ubatch = min(self.most_at_once, params.n_batch)
         params.n_outputs_max = max(n_outputs, n_seq_max) if n_outputs else 0  # and for a row of every sequence
         params.n_threads = params.n_threads_batch = self.thread_count.measure()
-        params.flash_attn_type = 1 if options.flash_attention else 0
+        wanted = _FLASH_WHERE_POSSIBLE if flash else 0
+        params.flash_attn_type = wanted if options.flash_attention is None else int(options.flash_attention)
         params.type_k = params.type_v = TYPE_IDS[cache_type]
         fresh_words()
         handle = None

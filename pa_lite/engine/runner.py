@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from pa_lite.engine.interrupts import stops_when
+from pa_lite.engine.interrupts import StopFlag, stops_when
 from pa_lite.errors import EngineError, StoppedError
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Runner(Generic[W]):
     def __init__(self, work: W) -> None:
         """Start the thread. `close` also closes `work`."""
         self.work = work
-        self._woken, self._stopping = threading.Event(), threading.Event()
+        self._woken, self._stopping = threading.Event(), StopFlag()
         work.wake = self._woken.set
         self._thread = threading.Thread(target=self._run, name="pa-lite scheduler", daemon=True)
         self._thread.start()
@@ -75,7 +75,7 @@ class Runner(Generic[W]):
         self.work.close()
 
     def _run(self) -> None:
-        with stops_when(self._stopping.is_set):
+        with stops_when(self._stopping):
             while not self._stopping.is_set():
                 self._woken.clear()  # before the look: what comes after it wakes
                 if not self.work.is_busy:

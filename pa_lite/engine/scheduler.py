@@ -41,13 +41,16 @@ class SchedulerOptions:
     Up to `parallel` answers run at a time, others wait in the order of their arrival. `length` limits the tokens of one
     sequence, prompt and answer together (0: the model's `max_length`). While answers are running, a batch has up to
     `prompt_tokens` tokens of prompts (0: all that fit): fewer make a new prompt delay running answers less. With
-    `keeps`, the tokens of finished answers are kept for prompts that continue them, as in a conversation.
+    `keeps`, the tokens of finished answers are kept for prompts that continue them, as in a conversation. Answers are
+    `exact` unless speed counts more: the shape of a batch then decides fewer near ties, because a small cache is F32
+    and there is no flash attention.
     """
 
     parallel: int = 16
     length: int = 0
     prompt_tokens: int = 128
     keeps: bool = True
+    exact: bool = True
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
@@ -70,11 +73,11 @@ class Step(NamedTuple):
     scored: Sequence[ScoringJob] = ()
 
 
-def context_sizes(model: Model, parallel: int, length: int) -> list[ContextSize]:
+def context_sizes(model: Model, parallel: int, length: int, exact: bool = True) -> list[ContextSize]:
     """Return the sizes of a context to try for `parallel` sequences of `length` tokens, largest first.
 
-    A cache that is small anyway is F32, so that the shape of a batch decides fewer near ties. Where memory is short, it
-    becomes F16 (if its type is "auto"), then batches become smaller, then sequences fewer.
+    If answers are to be `exact`, a cache that is small anyway is F32, and there is no flash attention by default. Where
+    memory is short, the cache becomes F16 (if its type is "auto"), then batches become smaller, then sequences fewer.
     """
     cells = -(-length // CELL_STEP) * CELL_STEP
 
@@ -87,12 +90,13 @@ def context_sizes(model: Model, parallel: int, length: int) -> list[ContextSize]
                 n_batch=n_batch,
                 n_outputs=parallel,
                 cache_type=cache_type,
+                flash_attention=not exact,
             )
         ]
 
-    exact = parallel * cells * model.exact_cell_bytes <= EXACT_BYTES
+    is_small = parallel * cells * model.exact_cell_bytes <= EXACT_BYTES
     is_free = model.options.cache_type == "auto"
-    sizes = shrinking(all_sequences, model.cache_type(exact), is_free, model.options.n_batch)
+    sizes = shrinking(all_sequences, model.cache_type(exact and is_small), is_free, model.options.n_batch)
     return sizes + fewer_sequences(model, sizes[-1])
 
 
@@ -112,7 +116,7 @@ class Scheduler:
         self.length = min(self.options.length or model.max_length, model.max_length)
         self._closing = contextlib.ExitStack()
         advice = "Use a smaller --max-tokens, shorter prompts (--n-ctx), or a smaller model or type."
-        sizes = context_sizes(model, self.options.parallel, self.length)
+        sizes = context_sizes(model, self.options.parallel, self.length, self.options.exact)
         allowed = [s for s in sizes if not max_memory or needs(model, s).new <= max_memory]
         self.context = self._closing.enter_context(first_that_fits(model, allowed or sizes[-1:], advice))
         self.sequences = CachedSequences(self.context, self.options.keeps, self._copy_worth())

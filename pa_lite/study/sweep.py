@@ -15,7 +15,7 @@ from typing import Any
 from pa_lite.alpaca.known import Known, read_known
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.chat_options import ChatOptions, parse_date
-from pa_lite.engine.interrupts import stops_when
+from pa_lite.engine.interrupts import StopFlag, stops_when
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import EngineError, InputError, nearest
 from pa_lite.progress import Progress
@@ -51,7 +51,7 @@ class _Sweep:
 
     def __init__(self, plan: StudyPlan, store: Store, progress: Progress | None, n_workers: int) -> None:
         self.plan, self.store = plan, store
-        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.lock, self.stop = threading.Lock(), StopFlag()
         self.losses, self.n_workers = 0, n_workers
         self.tracker = Tracker(plan.workloads, progress, n_workers)
         self.queue: deque[list[_Todo]] = deque()  # one entry per (type, lam), so that each is built once
@@ -87,7 +87,7 @@ class _Sweep:
         """Run queued lams on one worker until none is left or `stop` is set. A lost worker is replaced."""
         worker = make_worker()
         try:
-            with stops_when(self.stop.is_set):
+            with stops_when(self.stop):
                 while not self.stop.is_set():
                     with self.lock:
                         todo = self.queue.popleft() if self.queue else []

@@ -18,7 +18,7 @@ from pa_lite.engine.answers import Answer, GenerationRequest, Piece, TokenLogpro
 from pa_lite.engine.chat import chat_prompts
 from pa_lite.engine.context import Context
 from pa_lite.engine.generation_options import GenerationOptions
-from pa_lite.engine.interrupts import stops_when
+from pa_lite.engine.interrupts import StopFlag, stops_when
 from pa_lite.engine.model import EngineOptions, Model
 from pa_lite.engine.scheduler import Scheduler, SchedulerOptions
 from pa_lite.errors import CancelledError, EngineError, InputError, StoppedError
@@ -266,6 +266,31 @@ def test_a_stopped_batch_loses_nothing(tiny_model: Model) -> None:
             for prompt, answer in zip(prompts, answers, strict=True):
                 assert alone.check(prompt, 12, answer.result().text)
     assert n_stopped > 20
+
+
+def test_a_flag_of_another_thread_stops_a_batch_within_it(tiny_model: Model) -> None:
+    """In a thread that is not the main one, a flag that is set stops the first batch, and a clear one none."""
+    stopped: list[bool] = []
+
+    def run(flag: StopFlag) -> None:
+        with Scheduler(tiny_model, SchedulerOptions(parallel=1, length=500)) as scheduler, stops_when(flag):
+            answer = scheduler.submit(ask([5 + i % 80 for i in range(400)], 4))
+            try:
+                while scheduler.is_busy:
+                    with scheduler.interruptible():
+                        scheduler.step()
+            except StoppedError:
+                check_cells(scheduler)
+            stopped.append(not answer.is_done)
+
+    for is_set in (False, True, False):
+        flag = StopFlag()
+        if is_set:
+            flag.set()
+        thread = threading.Thread(target=run, args=(flag,))
+        thread.start()
+        thread.join()
+    assert stopped == [False, True, False]
 
 
 def test_a_batch_that_fails_fails_its_answers_only(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

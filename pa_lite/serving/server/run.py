@@ -130,7 +130,7 @@ def running_server(
     service = Service(options)
     residents = ResidentOptions(
         max_memory=options.max_memory, models=options.models, max_wait=options.max_wait, extrapolate=extrapolate,
-        scheduler=SchedulerOptions(parallel=options.parallel, length=engine.n_ctx or LENGTH),
+        scheduler=SchedulerOptions(parallel=options.parallel, length=engine.n_ctx or LENGTH, exact=False),
     )  # fmt: skip
     with contextlib.closing(_listener(options.host, options.port)) as listener:
         thread = _ServerThread(service, listener)
