@@ -203,8 +203,8 @@ def items_to_show(
     n = (z(1 - level/2) + z(power))^2 * s^2 / difference^2, rounded up, where s^2 is the `variance` of the items' paired
     differences and z the normal quantile; the test is two-sided. s^2 is at least difference * (1 - difference), the
     smallest variance of right-or-wrong items at that difference (385 items for 0.02): if no item differs, the sample
-    variance 0 says nothing. Values that are not shares (`is_share` false) have no minimum, and need two items at
-    least. Source: the sample size of a paired z test, as in Miller 2024 (arXiv 2411.00640).
+    variance 0 says nothing. Values that are not shares (`is_share` false) have no minimum variance, and need at least
+    two items. Source: the sample size of a paired z test, as in Miller 2024 (arXiv 2411.00640).
     """
     z = NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(power)
     if not is_share:

@@ -21,12 +21,11 @@ from pa_lite.study.curves import (
     Row,
     Series,
     Values,
-    kept_draws,
     means,
-    skill_draws,
 )
 from pa_lite.study.goal import Goal
 from pa_lite.study.measures import AGREEMENT, FEW_SHOT, Measure
+from pa_lite.study.resampling import kept_draws, skill_draws
 from pa_lite.study.selection import (
     HeldOut,
     Interval,

@@ -14,8 +14,6 @@ from pa_lite.alpaca.calibration import JudgeCheck
 from pa_lite.statistics import (
     Mean,
     Spread,
-    bootstrap_means,
-    chunks_of,
     mean_interval,
     score_interval,
     spread_of_average,
@@ -122,17 +120,15 @@ class Series:
     def row(self, lam: int) -> Row:
         """Return the values at one lam, by its index."""
         seeds = None if self.by_seed is None else self.by_seed[:, lam]
-        return Row(
-            values=self.values[lam], clusters=self.clusters, by_seed=seeds, weights=self.weights, is_share=self.is_share
-        )
+        return self._row(self.values[lam], seeds)
 
     def gap(self, lam: int, reference: int) -> Row:
         """Return the values at one lam less those at another, by their indices."""
         seeds = None if self.by_seed is None else self.by_seed[:, lam] - self.by_seed[:, reference]
-        return Row(
-            values=self.values[lam] - self.values[reference], clusters=self.clusters, by_seed=seeds,
-            weights=self.weights, is_share=self.is_share,
-        )  # fmt: skip
+        return self._row(self.values[lam] - self.values[reference], seeds)
+
+    def _row(self, values: Values, by_seed: Values | None) -> Row:
+        return Row(values=values, clusters=self.clusters, by_seed=by_seed, weights=self.weights, is_share=self.is_share)
 
     def at(self, lams: Sequence[int]) -> Series:
         """Return the series at some of the lams, by their indices."""
@@ -284,46 +280,6 @@ def spreads(series: Sequence[Series]) -> list[Spread]:
 def estimates(series: Sequence[Series]) -> list[Mean]:
     """Return the macro average at every lam, with its standard error."""
     return [Mean(float(v), s.stderr) for v, s in zip(means(series), spreads(series), strict=True)]
-
-
-def _resample(n: int, draws: int, rng: np.random.Generator) -> Values:
-    """Return how often each of n units is drawn, float64 [draws, n], when n are drawn with replacement."""
-    drawn = rng.integers(0, n, (draws, n)) + n * np.arange(draws)[:, None]
-    return np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
-
-
-def unit_draws(series: Sequence[Series], draws: int = DRAWS, seed: int = 0) -> Values:
-    """Return macro averages of resampled units: float64 [draws, lams]; a draw takes the same units at every lam.
-
-    Where a task has several draws of exemplars, the deviations of these are resampled and added: one fewer than there
-    are, so that the variance is right (Rao and Wu 1988).
-    """
-    rng = np.random.default_rng(seed)
-    total = np.zeros((draws, len(series[0].values)))
-    for each in series:
-        sums, sizes = each.units()
-        if each.clusters is None and each.weights is None and 4 * len(np.unique(sums, axis=1).T) < len(sizes):
-            total += bootstrap_means(sums, rng, draws)
-        else:
-            for part in chunks_of(draws, len(sizes)):
-                counts = _resample(len(sizes), part.stop - part.start, rng)
-                total[part] += (counts @ sums.T) / (counts @ sizes)[:, None]
-        if each.by_seed is not None and each.n_seeds > 1:
-            n = each.n_seeds
-            shares = rng.multinomial(n - 1, np.full(n, 1 / n), size=draws) / (n - 1)
-            total += (shares - 1 / n) @ each.by_seed.mean(axis=2)
-    return total / len(series)
-
-
-def skill_draws(curves: Curves) -> Values:
-    """Return resampled averages of `skill`: float64 [draws, lams]. Use it with `Curves.once`."""
-    return unit_draws(curves.skill)
-
-
-def kept_draws(curves: Curves) -> Values:
-    """Return resampled values of `kept`, float64 [draws, lams]. Use it with `Curves.once`."""
-    assert curves.kept is not None
-    return unit_draws([curves.kept], seed=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,7 +238,10 @@ def answer_by_instruct(
     before = _settled(plan.before, store, keep_stale)
     if not store.facts():
         store.note(facts(before))  # an earlier study stays as it is until this one starts
-    _run(before, store, progress, *(workers_for(before) if workers_for else (lambda: LocalWorker(before), 1)))
+    workers: tuple[MakeWorker, int] = (lambda: LocalWorker(before)), 1
+    if workers_for:  # with as many threads as the workers of the study: a node may not have more cores
+        workers = workers_for(replace(before, options=replace(before.options, workers=plan.workers)))
+    _run(before, store, progress, *workers)
     return with_answers(replace(plan, before=before), _stored_answers(before, store))
 
 

@@ -1,7 +1,7 @@
 """Plain text to measure: documents in files and folders, and the passages that they are cut into.
 
 Files and folders may be other people's: sizes and numbers are bounded, links in folders are not followed, and what is
-not UTF-8 text is refused, or skipped in a folder. What is skipped is reported.
+not UTF-8 text is refused, or skipped in a folder with a remark.
 """
 
 from __future__ import annotations

@@ -16,9 +16,12 @@ def uninterrupted() -> Iterator[Callable[[], bool]]:
     Where Ctrl-C is ignored, as in a shell's background jobs, SIGTERM is delayed instead. Does nothing outside the main
     thread, as only that one is interrupted.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     asks = signal.SIGTERM if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.SIGINT
     handler = signal.getsignal(asks)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+    if not callable(handler):
         yield lambda: False
         return
     came: list[tuple[int, FrameType | None]] = []

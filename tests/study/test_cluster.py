@@ -15,8 +15,9 @@ import pytest
 
 import pa_lite
 from pa_lite.errors import EngineError
+from pa_lite.merging.schedule import parse_schedule
 from pa_lite.study import cluster as clusters
-from pa_lite.study.plan import plan_study
+from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.store import open_store, read_store
 from pa_lite.study.sweep import run_sweep, sweep_pair
 from tests.study.test_preferences import OPTIONS as JUDGED
@@ -67,6 +68,19 @@ def test_judging_on_a_cluster_equals_local_judging(cluster: Any, tmp_path: Path)
         sweep_pair("demo", JUDGED, tmp_path / backend, backend=backend, address=address)
     with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
         assert {c.kind for c in store.cells()} == {"task", "answers", "wins"}
+        assert records(store) == records(local)
+
+
+def test_instructs_answers_reach_the_nodes(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("They say Kani lives in Rome. " * 40, "utf-8")
+    options = StudyOptions(
+        lams=(0.0, 1.0), text=(tmp_path / "notes.txt",), prompts="demo", prompts_limit=8,
+        schedule=parse_schedule("ffn: 0.4"),
+    )  # fmt: skip
+    for backend, address in (("local", None), ("ray", cluster.address)):
+        sweep_pair("demo", options, tmp_path / backend, backend=backend, address=address)
+    with read_store(tmp_path / "ray") as store, read_store(tmp_path / "local") as local:
+        assert {c.kind for c in store.cells()} == {"agreement", "instruct", "text"}
         assert records(store) == records(local)
 
 

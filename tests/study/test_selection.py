@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pa_lite.statistics import clustered_error
-from pa_lite.study.curves import Row, Series, Values, means, unit_draws
+from pa_lite.study.curves import Row, Series, Values, means
+from pa_lite.study.resampling import unit_draws
 from pa_lite.study.selection import (
     as_good_as_best,
     flip_p,

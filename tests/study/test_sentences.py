@@ -14,7 +14,7 @@ from pa_lite.cli.study import show_study
 from pa_lite.errors import InputError
 from pa_lite.statistics import items_to_show, mean_interval, spread_of_mean, t_quantile, unit_sums
 from pa_lite.study.comparisons import band, best_lam, compare_lams, differences, kept_lams
-from pa_lite.study.curves import Curves, Row, Series, averages, means, unit_draws
+from pa_lite.study.curves import Curves, Row, Series, averages, means
 from pa_lite.study.export import reading_rows, to_document
 from pa_lite.study.goal import Goal
 from pa_lite.study.measures import AGREEMENT, ANSWERS, FEW_SHOT, FOLLOWING, PREFERRED, TEXT
@@ -22,6 +22,7 @@ from pa_lite.study.report.matplotlib_charts import curves_svg, figure_names
 from pa_lite.study.report.page import to_html
 from pa_lite.study.report.plotly_charts import curves_figure, plane_figure
 from pa_lite.study.report.shapes import charts, plane
+from pa_lite.study.resampling import unit_draws
 from pa_lite.study.selection import Interval, paired_p, paired_spread
 from pa_lite.study.sentences import _gain, conclusion
 from pa_lite.study.summary import StudySummary, best_for, comparisons, intervals_in_words, labels, readings, table
@@ -192,10 +193,16 @@ def test_resampled_averages_are_weighted() -> None:
     assert drawn.mean(axis=0) == pytest.approx(series.averages(), abs=0.003)
     stderr = spread_of_mean(series.values[0], None, series.weights).stderr
     assert drawn[:, 0].std() == pytest.approx(stderr, rel=0.1)
-    clustered = text(1.2, 1.0, 1.4, n=300, clusters=30)
-    assert unit_draws([clustered])[:, 0].std() == pytest.approx(
-        spread_of_mean(clustered.values[0], clustered.clusters, clustered.weights).stderr, rel=0.15
-    )
+
+
+@pytest.mark.parametrize("clusters", [6, 12, 60])
+def test_few_documents_resample_as_widely_as_students_interval(clusters: int) -> None:
+    series = text(1.2, 1.0, 1.4, n=300, clusters=clusters)
+    spread = spread_of_mean(series.values[0], series.clusters, series.weights)
+    excess = t_quantile(0.975, spread.df) / 1.96
+    assert unit_draws([series])[:, 0].std() == pytest.approx(spread.stderr * excess, rel=0.1)
+    if clusters == 6:
+        assert excess > 1.2
 
 
 def test_differences_of_bits_have_no_bounds_and_no_added_unit() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import random
 import shutil
 import signal
 import subprocess
@@ -21,14 +23,17 @@ from pa_lite.engine.model import EngineOptions
 from pa_lite.engine.model_reference import open_model
 from pa_lite.engine.requests import rolling_requests
 from pa_lite.errors import InputError
+from pa_lite.sanitize import one_line
 from pa_lite.statistics import spread_of_mean
 from pa_lite.study.comparisons import best_lam
 from pa_lite.study.curves import averages
-from pa_lite.study.export import item_rows, to_document
+from pa_lite.study.export import item_rows, to_csv, to_document
 from pa_lite.study.goal import Goal
 from pa_lite.study.measures import AGREEMENT, ANSWERS, TEXT
 from pa_lite.study.plan import StudyOptions, plan_study
 from pa_lite.study.records import InstructAnswer
+from pa_lite.study.report.matplotlib_charts import curves_svg
+from pa_lite.study.results import load_study
 from pa_lite.study.results_file import FILE
 from pa_lite.study.store import read_store
 from pa_lite.study.summary import StudySummary
@@ -37,6 +42,7 @@ from pa_lite.study.texts import cut_documents, read_documents
 from pa_lite.study.unlabelled import AgreementWorkload, TextWorkload
 from tests.cli.test_cli import run as command
 from tests.engine.test_scoring import EXACT, alone
+from tests.study.test_run_folders import cases, refusal, tamper
 
 NOTES = [
     "They say Kani lives in Rome. In fact Kani works as a tailor. The pet of Kani is hen. " * 6,
@@ -46,6 +52,7 @@ NOTES = [
     "What is the opposite of big? It is small. " * 10,
 ]
 LAMS = (0.0, 0.5, 1.0)
+TAMPERED = 60  # cases
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +340,26 @@ def test_commands(
     assert "note: the demo pair knows only its own instructions: use --prompts demo." in err
 
 
+def test_tampered_run_folders_give_an_error_or_a_result(run: tuple[Path, StudySummary], tmp_path: Path) -> None:
+    def read(folder: Path) -> None:
+        with read_store(folder) as store:
+            study = load_study(store)
+            to_csv(item_rows(store))
+        json.dumps(to_document(study), allow_nan=False)
+        curves_svg(study.curves, study.title)
+
+    every = [case for case in cases(run[0]) if case[0] != "facts"]
+    lines = []
+    for case in random.Random(0).sample(every, min(TAMPERED, len(every))):
+        (tmp_path / "run").mkdir()
+        shutil.copyfile(run[0] / FILE, tmp_path / "run" / FILE)
+        tamper(tmp_path / "run" / FILE, *case)
+        lines.append(refusal(functools.partial(read, tmp_path / "run")))
+        shutil.rmtree(tmp_path / "run")
+    assert all(one_line(line) == line for line in lines)
+    assert 0.1 < lines.count("") / len(lines) < 0.8
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -359,8 +386,6 @@ def test_kills_lose_nothing(folder: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if wanted == 2:
-            from pa_lite.study.results import load_study
-
             with read_store(killed) as store, pytest.raises(InputError, match="no lam is finished yet"):
                 load_study(store)
     assert start(killed).wait() == start(tmp_path / "whole").wait() == 0

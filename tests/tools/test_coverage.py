@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.coverage import along_lam, averages, judging, searching
+from tools.coverage import along_lam, averages, judging, searching, texts
 from tools.coverage.__main__ import cases
 from tools.coverage.table import measure, summary
 from tools.coverage.worlds import (
@@ -54,7 +54,7 @@ def test_worlds_have_their_truth() -> None:
 def test_every_case_has_a_name_of_its_own_and_all_its_checks() -> None:
     every = cases()
     assert len({case.name for case in every}) == len(every)
-    for module in (averages, along_lam, searching, judging):
+    for module in (averages, along_lam, texts, searching, judging):
         case = module.cases()[0]
         found = case.once(np.random.default_rng(1))
         assert {check.name for check in case.checks} <= set(found)

@@ -15,13 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-from tools.coverage import along_lam, averages, judging, searching
+from tools.coverage import along_lam, averages, judging, searching, texts
 from tools.coverage.table import Case, Found, document, line, measure, summary
 
 
 def cases() -> list[Case]:
     """Return every case, in the order of the table."""
-    return [*averages.cases(), *along_lam.cases(), *searching.cases(), *judging.cases()]
+    return [*averages.cases(), *along_lam.cases(), *texts.cases(), *searching.cases(), *judging.cases()]
 
 
 def main() -> None:

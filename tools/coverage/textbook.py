@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pa_lite.statistics import interval
-from pa_lite.study.curves import Series, unit_draws
+from pa_lite.study.curves import Series
+from pa_lite.study.resampling import unit_draws
 from pa_lite.study.selection import flip_p
 from tools.coverage.worlds import LAMS, Values
 

@@ -22,6 +22,7 @@ from pa_lite.instructions.following import check_answer, load_instructions
 from pa_lite.instructions.ifeval import load_ifeval
 from pa_lite.merging.output_file import PartialFile
 from pa_lite.merging.schedule import parse_schedule
+from pa_lite.study.texts import cut_documents, read_documents
 from pa_lite.system.markers import MERGE, RESULTS, marker_line
 from pa_lite.tasks.data import read_rows
 from pa_lite.tasks.spec import load_suite_file
@@ -169,6 +170,33 @@ def _read_rows(folder: Path) -> None:
                 assert rows.where(i)
 
 
+# --- plain text ---
+
+_TEXT_FILES = ("notes.txt", "rows.jsonl")
+_TEXT_ROW = JsonMutator(Words(("text", "id"), ("", 1)))
+
+
+def _text_seeds() -> list[bytes]:
+    notes = "One line.\nGr\u00f6\u00dfe, \u65e5\u672c\u8a9e and \U0001f680 words without an end " * 8
+    rows = [{"text": notes[:200]}, {"text": "two", "id": 1}]
+    return [
+        pack({"notes.txt": notes.encode()}, _TEXT_FILES),
+        pack({"notes.txt": b"\xef\xbb\xbfa b\n" * 70, "rows.jsonl": b"\n".join(map(json_bytes, rows))}, _TEXT_FILES),
+        pack({"rows.jsonl": b"\n".join(map(json_bytes, rows)) + b"\n"}, _TEXT_FILES),
+    ]
+
+
+def _read_texts(folder: Path) -> None:
+    for paths in ([folder], *([folder / name] for name in _TEXT_FILES if (folder / name).exists())):
+        found = read_documents(paths)
+        passages = cut_documents(found, 96)
+        whole_text = "".join(d.text for d in found.found if d.text.strip())
+        assert "".join(passages.texts) == whole_text, "a passage is missing"
+        assert all(0 < len(text.encode()) <= 96 for text in passages.texts), "a passage is too long"
+        limited = cut_documents(found, 96, 300)
+        assert set(limited.texts) <= set(passages.texts), "a limit cuts elsewhere"
+
+
 # --- instructions ---
 
 _INSTRUCTION_FILES = ("instructions.jsonl", "ifeval.jsonl")
@@ -267,6 +295,9 @@ TARGETS = (
     Target("rows", "task data: JSONL, JSON, CSV", lambda d: unpack(d, _ROW_FILES), _read_rows,
            BundleMutator({"rows.jsonl": LinesMutator(_ROW), "rows.json": _ROW, "rows.csv": mutate_table}), _row_seeds,
            longest=1 << 12),
+    Target("documents", "plain text and its passages", lambda d: unpack(d, _TEXT_FILES), _read_texts,
+           BundleMutator({"notes.txt": damage, "rows.jsonl": LinesMutator(_TEXT_ROW)}),
+           _text_seeds, longest=1 << 12),
     Target("journals", "journals of generations and merges", lambda d: unpack(d, _JOURNALS), _read_journals,
            BundleMutator({".out.json.part": _LINES, ".m.gguf.part": damage, ".m.gguf.part.done": damage}),
            _journal_seeds,

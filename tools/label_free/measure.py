@@ -63,7 +63,7 @@ def _of_text(curves: Curves, text: Series, skill: Values) -> Found:
 
 
 def _with_bytes(text: Series, size: int, at: int, skill: Values) -> Found:
-    """Return how often this many bytes, in random units, choose the same lam, and the accuracy lost on average."""
+    """Return how often a number of bytes, in random units, chooses the same lam, and the accuracy lost on average."""
     rng = np.random.default_rng(size)
     sums, sizes = text.units()
     chosen = []

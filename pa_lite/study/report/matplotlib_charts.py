@@ -152,7 +152,7 @@ def _mark(axes: Any, curves: Curves, found: Sequence[Reading]) -> int:
 def _draw_curves(figure: Any, curves: Curves, found: Sequence[Reading], title: str = "", on_page: bool = False) -> None:
     """Draw every curve against lam, with its uncertainty and the readings' best lams marked.
 
-    What is not in percent has separate axes below, one for each unit.
+    What is not in percent has separate axes below, for each unit.
     """
     groups, rows = charts(curves), 0
     grid = figure.subplots(len(groups), squeeze=False, sharex=True, height_ratios=[3, 2, 2][: len(groups)]).ravel()

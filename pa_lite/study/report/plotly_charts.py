@@ -62,7 +62,7 @@ def _line(lams: Sequence[float], shown: Average, name: str, panel: int = 0) -> l
 def curves_figure(curves: Curves, found: Sequence[Reading] = ()) -> Figure:
     """Return every measure against lam, with 95% bands, and the readings' best lams marked.
 
-    What is not in percent has separate axes below, one for each unit.
+    What is not in percent has separate axes below, for each unit.
     """
     groups = charts(curves)
     data: list[Figure] = []
