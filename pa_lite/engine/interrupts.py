@@ -77,8 +77,8 @@ def ends_on_interrupt(context: Context) -> Iterator[None]:
 def _reads_text(make: Any) -> Any:
     """Return C's `strlen` as a callback of this type: 0 (false) for an empty text, 1 (true) for one character.
 
-    Its length is returned in the register of a bool, on all platforms that llama-cpp-python has. None where there is
-    no such function.
+    Its length is returned in the register of a bool, on all platforms that llama-cpp-python has. None where the C
+    library is not found.
     """
     try:
         strlen = ctypes.cdll.msvcrt.strlen if sys.platform == "win32" else ctypes.pythonapi.strlen

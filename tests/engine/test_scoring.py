@@ -250,10 +250,11 @@ def test_scoring_works_with_less_and_less_memory(tiny_ggufs: dict[str, Path], mo
     original = Model._new_context
 
     def new_context(
-        self: Model, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, kind: str
+        self: Model, n_ctx: int, n_seq_max: int, unified: bool, n_outputs: int, n_batch: int, kind: str, flash: bool
     ) -> object:
         asked.append((n_ctx, n_batch, kind))
-        return original(self, n_ctx, n_seq_max, unified, n_outputs, n_batch, kind)
+        assert not flash
+        return original(self, n_ctx, n_seq_max, unified, n_outputs, n_batch, kind, flash)
 
     monkeypatch.setattr(Model, "_new_context", new_context)
     with Model(tiny_ggufs["F32"], EngineOptions(threads=1)) as model:
