@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pa_lite.api.options import Location, ModelRef, Pair, PairLike, Progress, model_type, resolve_pair
-from pa_lite.checkpoints import open_checkpoints
+from pa_lite.checkpoints import open_pair
 from pa_lite.checkpoints.inspect import Inspection, inspect_checkpoint
 from pa_lite.checkpoints.pairs import (
     PairFit,
@@ -38,7 +38,7 @@ def inspect(checkpoint: str | Location | ModelRef, *, type: str | None = None) -
         return inspect_checkpoint(checkpoint)  # type: ignore[arg-type]
     if reference.pair is None:
         return inspect_checkpoint(str(reference.file))
-    base, instruct = open_checkpoints([reference.pair.base, reference.pair.instruct], stream=True)
+    base, instruct = open_pair(reference.pair.base, reference.pair.instruct, stream=True)
     plan = plan_merge(base, instruct, PlanOptions(type=model_type(type)))
     return inspect_layout(plan.at(reference.lam), str(reference))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ class TensorSource:
 
     `shape` is numpy's, rows first. All pieces have the same number of rows; only stacked experts have several. With
     `heads` > 0 each head's rows are interleaved, first half with second: output row 2j+t of a head of d rows is stored
-    row t*d/2+j (from Hugging Face's to llama.cpp's rotary order). `shift` is added to every value.
+    row t*d/2+j (from Hugging Face's to llama.cpp's rotary order). `shift` is added to every value. `changes` are an
+    adapter's, applied in order to the stored values.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TensorSource:
     shape: tuple[int, ...]
     heads: int = 0
     shift: float = 0.0
+    changes: tuple[Change, ...] = ()
 
     @property
     def path(self) -> ByteSource:
@@ -63,6 +65,72 @@ class TensorSource:
     @property
     def columns(self) -> int:
         return self.shape[-1]
+
+    @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        """The tensor itself, and those that its changes are computed from."""
+        return (self, *(source for change in self.changes for source in change.sources))
+
+    def is_stored_as(self, other: TensorSource) -> bool:
+        """Return whether both have the same stored values, changes aside."""
+        mine, its = (replace(source, name="", changes=()) for source in (self, other))
+        return self.pieces is other.pieces and mine == its
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """A factor of a low-rank change: a stored matrix, or its transpose, of which the columns `first::step` count."""
+
+    source: TensorSource
+    is_transposed: bool = False
+    first: int = 0
+    step: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """`scale * left @ right`, added to `rows` rows of a tensor from row `start` on.
+
+    `left` is [rows, rank] and `right` [rank, columns].
+    """
+
+    start: int
+    rows: int
+    rank: int
+    scale: float
+    left: Factor
+    right: Factor
+
+    @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        return self.left.source, self.right.source
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRows:
+    """Values that replace some rows of a matrix: row i of `values` becomes row `rows[i]`."""
+
+    rows: tuple[int, ...]
+    values: TensorSource
+
+    @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        return (self.values,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addend:
+    """`scale * values`, added to a vector."""
+
+    scale: float
+    values: TensorSource
+
+    @property
+    def sources(self) -> tuple[TensorSource, ...]:
+        return (self.values,)
+
+
+Change = LowRank | NewRows | Addend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +171,8 @@ class Checkpoint:
     `Seen` of another side, it does not parse the same files again. `families` are those of the table that the
     checkpoint is or may be of, none for an architecture outside the table. `warnings` describe what GGUF cannot store,
     `remarks` which of several contradictory files was followed. `is_gguf`: metadata come from a GGUF file and are not
-    derived here. `origin` has `general.*` keys on licence and repository, and the `pa_lite.*` keys of a merged file.
+    derived here. `is_adapter`: the tensors are those of a base with an adapter's changes. `origin` has `general.*` keys
+    on licence and repository, and the `pa_lite.*` keys of a merged file.
     """
 
     path: Path
@@ -117,4 +186,5 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     is_gguf: bool = False
+    is_adapter: bool = False
     origin: Metadata = field(default_factory=dict)

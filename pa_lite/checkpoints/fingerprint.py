@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from pa_lite.checkpoints.checkpoint import Checkpoint
+from pa_lite.checkpoints.checkpoint import Addend, Change, Checkpoint, NewRows, TensorSource
 from pa_lite.checkpoints.families.table import ARCHITECTURES
 from pa_lite.ggml.gguf_tables import Keys
 from pa_lite.ggml.metadata import Field, Metadata
@@ -29,13 +29,16 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """Return the SHA-256 (hex) of each tensor's name, type, shape and offset, and each file's size and 64 samples.
 
     It detects other weights, not deliberate forgery: it reads 64 times 4 KiB of each file, whatever its size. The same
-    checkpoint in another folder has the same fingerprint. Raises CheckpointError when a file cannot be read.
+    checkpoint in another folder has the same fingerprint. An adapter's changes count like tensors, and its file like
+    the base's. Raises CheckpointError when a file cannot be read.
     """
     digest = hashlib.sha256()
-    for t in sorted(checkpoint.tensors.values(), key=lambda t: t.name):
-        pieces = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
-        digest.update(f"{t.name} {t.type.name} {t.shape} {t.heads} {pieces}\n".encode("utf-8", "surrogateescape"))
-    for path in sorted({p.path for t in checkpoint.tensors.values() for p in t.pieces}, key=lambda path: path.name):
+    tensors = sorted(checkpoint.tensors.values(), key=lambda t: t.name)
+    for t in tensors:
+        for line in (_described(t), *map(_change, t.changes)):
+            digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
+    paths = dict.fromkeys(p.path for t in tensors for source in t.sources for p in source.pieces)
+    for path in sorted(paths, key=lambda path: path.name):
         with read_errors(path):
             size = size_of(path)
             digest.update(f"{path.name} {size}\n".encode("utf-8", "surrogateescape"))
@@ -43,6 +46,21 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             for sample in samples(path, starts, _LENGTH):
                 digest.update(sample)
     return digest.hexdigest()
+
+
+def _described(t: TensorSource) -> str:
+    pieces = " ".join(f"{p.path.name} {p.offset}" for p in t.pieces)
+    return f"{t.name} {t.type.name} {t.shape} {t.heads} {pieces}"
+
+
+def _change(change: Change) -> str:
+    sources = " ".join(map(_described, change.sources))
+    if isinstance(change, NewRows):
+        return f"new rows {change.rows} {sources}"
+    if isinstance(change, Addend):
+        return f"add {change.scale!r} {sources}"
+    factors = [(factor.is_transposed, factor.first, factor.step) for factor in (change.left, change.right)]
+    return f"low rank {change.start} {change.rows} {change.rank} {change.scale!r} {factors} {sources}"
 
 
 def header_inputs(architecture: str, metadata: Metadata) -> dict[str, str]:

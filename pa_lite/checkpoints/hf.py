@@ -12,7 +12,14 @@ from pa_lite.checkpoints.checkpoint import Checkpoint, Piece, TensorSource
 from pa_lite.checkpoints.config import Config, read_config
 from pa_lite.checkpoints.families.family import Family
 from pa_lite.checkpoints.generation_config import sampling_metadata
-from pa_lite.checkpoints.hf_to_gguf import Description, Destination, describe, destinations_of, family_of
+from pa_lite.checkpoints.hf_to_gguf import (
+    Destination,
+    ModelShapes,
+    describe,
+    destinations_of,
+    family_of,
+    rotary_heads,
+)
 from pa_lite.checkpoints.hub.cache import is_hub_blob, repository_of
 from pa_lite.checkpoints.model_card import describe_origin
 from pa_lite.checkpoints.safetensors_file import StoredTensor, read_header, read_json
@@ -31,14 +38,14 @@ def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Ch
     anything missing, broken or unknown, and for settings that GGUF cannot store.
     """
     folder = path if path.is_dir() else path.parent
-    _check_links(folder)
+    check_links(folder)
     raw = read_json(folder / "config.json")
     where = str(folder / "config.json")
     weights = read_folder(folder, elsewhere, raw) if path.is_dir() else _one_file(path, elsewhere or {})
     family = family_of(raw, where)
     config = read_config(raw, family.defaults, where)
     model = describe(family, config)
-    tensors = _Converter(path, family, model).convert(weights.tensors.values())
+    tensors = Converter(path=path, family=family, model=model).convert(weights.tensors.values())
     if config.get("tie_word_embeddings") is False and not family.needs_output and "output.weight" not in tensors:
         raise CheckpointError(
             f"{path}: tensor lm_head.weight is missing, and {where} does not tie it to the embedding "
@@ -55,7 +62,7 @@ def open_hf(path: Path, elsewhere: Mapping[str, ByteSource] | None = None) -> Ch
         tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
     return Checkpoint(
         path=path,
-        name=_model_name(folder.resolve()),
+        name=model_name(folder.resolve()),
         architecture=family.architecture,
         metadata={**model.metadata, **sampling_metadata(folder)},
         tensors=tensors,
@@ -96,7 +103,7 @@ def _check_absent(
     return [f"{folder}: {INDEX} is out of date: no shard contains {listed(weights.absent)}, which is not needed"]
 
 
-def _check_links(folder: Path) -> None:
+def check_links(folder: Path) -> None:
     """Raise CheckpointError when a text file of the checkpoint is a link that leads out of the folder.
 
     A malicious folder could otherwise have one of the user's private files copied into the output. Links to blobs of
@@ -111,7 +118,7 @@ def _check_links(folder: Path) -> None:
                 )
 
 
-def _model_name(folder: Path) -> str:
+def model_name(folder: Path) -> str:
     """Return the model's name as valid Unicode: the folder's, with its parent's if it is called `base` or `instruct`.
 
     A snapshot in the Hub's cache has its repository's name.
@@ -122,13 +129,17 @@ def _model_name(folder: Path) -> str:
     return name.encode("utf-8", "replace").decode("utf-8")
 
 
-@dataclass(frozen=True)
-class _Converter:
-    """Converter from the stored tensors of one model to sources under GGUF names. It checks every shape."""
+@dataclass(frozen=True, kw_only=True)
+class Converter:
+    """Converter from the stored tensors of one model to sources under GGUF names. It checks every shape.
+
+    `authority` is what requires the shapes, in errors.
+    """
 
     path: Path
     family: Family
-    model: Description
+    model: ModelShapes
+    authority: str = "config.json"
 
     def convert(self, stored: Iterable[StoredTensor]) -> dict[str, TensorSource]:
         tensors: dict[str, TensorSource] = {}
@@ -164,7 +175,8 @@ class _Converter:
             layer = re.match(r"blk\.(\d+)\.", destinations[0].name)
             if layer and int(layer[1]) >= self.model.n_layers:
                 raise CheckpointError(
-                    f"{tensor.path}: tensor {tensor.name} is not in the {self.model.n_layers} layers of config.json."
+                    f"{tensor.path}: tensor {tensor.name} is not in the {self.model.n_layers} layers of "
+                    f"{self.authority}."
                 )
         return destinations
 
@@ -190,17 +202,9 @@ class _Converter:
             pieces=pieces,
             type=stored_type,
             shape=shape,
-            heads=self._heads(name),
+            heads=rotary_heads(self.family, self.model.heads, name),
             shift=shift,
         )
-
-    def _heads(self, name: str) -> int:
-        """Return the number of heads whose rows are reordered, 0 for none."""
-        query, key_value = self.model.heads
-        role = name.rpartition(".attn_")[2]
-        if not self.family.interleave_qk or not role.startswith(("q.", "k.")):
-            return 0
-        return query if role.startswith("q") else key_value
 
     def _stacked(self, name: str, experts: Mapping[int, StoredTensor]) -> TensorSource:
         """Return the source of one matrix of all experts, which GGUF stacks in order."""
@@ -227,5 +231,6 @@ class _Converter:
     def _check(self, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}, but config.json requires {list(shape)}."
+                f"{tensor.path}: {tensor.name} has shape {list(tensor.shape)}, but {self.authority} requires "
+                f"{list(shape)}."
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pa_lite.checkpoints.config import Config
 from pa_lite.checkpoints.families.family import SHAPES, Family, Key
@@ -78,8 +78,33 @@ def destinations_of(family: Family, stored_name: str) -> list[Destination]:
     if pattern in family.fused_names:
         names = family.fused_names[pattern]
         return [Destination(name=name.replace("#", number), part=i, parts=len(names)) for i, name in enumerate(names)]
-    name = family.names[pattern]
+    name = family.names[family.aliases.get(pattern, pattern)]
     return [Destination(name=name.replace("#", number), expert=int(expert[1]) if expert else None)] if name else []
+
+
+def rotary_heads(family: Family, heads: tuple[int, int], name: str) -> int:
+    """Return the number of heads of a GGUF tensor whose rows are reordered, 0 for none.
+
+    `heads` are the model's numbers of query heads and of key-value heads.
+    """
+    role = name.rpartition(".attn_")[2]
+    if not family.interleave_qk or not role.startswith(("q.", "k.")):
+        return 0
+    return heads[0] if role.startswith("q") else heads[1]
+
+
+class ModelShapes(Protocol):
+    """What is known of a model's tensors before they are read; `heads` are query heads and key-value heads."""
+
+    @property
+    def heads(self) -> tuple[int, int]: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    def shape_of(self, family: Family, name: str) -> tuple[int, ...]:
+        """Return the numpy shape that a GGUF tensor must have."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,9 @@ from pa_lite.system.byte_source import ByteSource
 from pa_lite.untrusted.file_kind import content_of, is_gguf
 
 _MAX_FILES = 10_000  # of a folder whose first bytes are read
-_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-_MERGE = (
-    "Merge it into its base first (peft: model.merge_and_unload(), then save_pretrained), and name the folder of "
-    "the merged model"
-)
+ADAPTER_SETTINGS, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
+_AFTER_BASE = "Give it as the instruct side, after its base: BASE ADAPTER"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONVERT = (
     "Use a repository or revision with safetensors files, or convert it: "
@@ -73,16 +71,54 @@ def find_model(path: Path, elsewhere: Collection[str] = ()) -> Path:
     raise CheckpointError(f"{path}: no such file or folder.")
 
 
-def _in_folder(folder: Path, elsewhere: Collection[str]) -> Path:
+def find_adapter(path: Path, elsewhere: Mapping[str, ByteSource]) -> Path | None:
+    """Return the adapter at a path: a folder with PEFT's files, or a GGUF file. None if there is something else.
+
+    A folder may hold a GGUF adapter instead of PEFT's, or be a repository's folder in a Hub cache; one of PEFT's files
+    stands for its folder. `elsewhere` maps names of weight files on the Hub to their sources. Raises CheckpointError
+    for a folder that cannot be read.
+    """
+    if path.is_dir():
+        folder = _settle(path)
+        names = _names_in(folder, elsewhere)
+        if not _has_model(folder, names) and (ADAPTER_SETTINGS in names or any(n in names for n in _ADAPTER_FILES)):
+            return folder
+        models = _gguf_models(folder, names)
+        return find_adapter(folder / models[0], elsewhere) if len(models) == 1 else None
+    if path.name in (ADAPTER_SETTINGS, *_ADAPTER_FILES) and (path.is_file() or path.name in elsewhere):
+        return path.parent
+    source = elsewhere.get(path.name, path)
+    if isinstance(source, Path) and not (source.is_file() and is_gguf(source)):
+        return None
+    is_adapter = path.suffix.lower() == ".gguf" or isinstance(source, Path)
+    return path if is_adapter and gguf_content(source)[0] == "adapter" else None
+
+
+def _settle(folder: Path) -> Path:
+    """Return the snapshot of a repository's folder in a Hub cache; any other folder as it is."""
     if folder.name == "snapshots" and repository_of(folder.resolve().parent):
         folder = folder.parent
     if repository_of(folder.resolve()) and (folder / "snapshots").is_dir():
-        return _in_folder(snapshot_of(folder), elsewhere)
+        return snapshot_of(folder)
+    return folder
+
+
+def _names_in(folder: Path, elsewhere: Collection[str]) -> set[str]:
     try:
-        names = {path.name for path in folder.iterdir()} | set(elsewhere)
+        return {path.name for path in folder.iterdir()} | set(elsewhere)
     except OSError as e:
         raise CheckpointError(f"{folder}: cannot be read: {e.strerror}.") from e
-    if any(WEIGHTS.fullmatch(name) or name == INDEX for name in names) or _names_weights(folder, names):
+
+
+def _has_model(folder: Path, names: Collection[str]) -> bool:
+    """Return whether a folder has the safetensors weights of a complete model."""
+    return any(WEIGHTS.fullmatch(name) or name == INDEX for name in names) or _names_weights(folder, names)
+
+
+def _in_folder(folder: Path, elsewhere: Collection[str]) -> Path:
+    folder = _settle(folder)
+    names = _names_in(folder, elsewhere)
+    if _has_model(folder, names):
         _check_adapter(folder, names)
         return folder
     models = _gguf_models(folder, names)
@@ -104,8 +140,8 @@ def _check_adapter(folder: Path, names: Collection[str]) -> None:
 
     transformers 5 applies the adapter if the package peft is installed, and ignores it otherwise.
     """
-    weights = next((name for name in _ADAPTER_WEIGHTS if name in names), None)
-    if _ADAPTER in names and weights:
+    weights = next((name for name in _ADAPTER_FILES if name in names), None)
+    if ADAPTER_SETTINGS in names and weights:
         model = SINGLE if SINGLE in names else INDEX if INDEX in names else "a model"
         raise CheckpointError(
             f"{folder}: contains {model} and the adapter {weights}, which transformers applies only if the package "
@@ -138,9 +174,9 @@ def foreign_weights(names: Collection[str], adapted: str = "") -> str | None:
 
     `adapted` is the base model of an adapter, if known.
     """
-    if _ADAPTER in names or any(name in names for name in _ADAPTER_WEIGHTS):
+    if ADAPTER_SETTINGS in names or any(name in names for name in _ADAPTER_FILES):
         model = f" for {adapted}" if adapted else ""
-        return f"is a PEFT adapter (such as LoRA){model}, not a complete model. {_MERGE}"
+        return f"is a PEFT adapter (such as LoRA){model}, not a complete model. {_AFTER_BASE}"
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         return f"its weights are pickles ({listed(pickles)}), which can run code and are not opened. {_CONVERT}"
     if others := [name for name in names if name.endswith(".safetensors")]:
@@ -170,10 +206,10 @@ def _lack(folder: Path, names: Collection[str]) -> str:
 
 def _base_of(folder: Path, names: Collection[str]) -> str:
     """Return the base model that an adapter's settings name, or an empty string."""
-    if _ADAPTER not in names:
+    if ADAPTER_SETTINGS not in names:
         return ""
     try:
-        base = read_json(folder / _ADAPTER).get("base_model_name_or_path")
+        base = read_json(folder / ADAPTER_SETTINGS).get("base_model_name_or_path")
     except CheckpointError:
         return ""
     return base if isinstance(base, str) else ""

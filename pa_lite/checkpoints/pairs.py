@@ -15,7 +15,7 @@ from typing import Any
 from pa_lite.checkpoints.gguf_model import part_names
 from pa_lite.checkpoints.hub.cache import RepoCache, cache_folder
 from pa_lite.checkpoints.hub.references import PREFIX, HubReference, Location, locate
-from pa_lite.checkpoints.locations import resolve_location
+from pa_lite.checkpoints.locations import ADAPTER_WEIGHTS, resolve_location
 from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.progress import Progress
@@ -243,10 +243,17 @@ def _absolute(text: str) -> Location:
 
 
 def _check_alike(pair: Pair) -> None:
-    """Open the sides on the disk, and raise CheckpointError when their architectures differ."""
-    from pa_lite.checkpoints import open_checkpoint
+    """Open the sides on the disk, and raise CheckpointError when their architectures differ.
 
-    opened = [open_checkpoint(side) for side in (pair.base, pair.instruct) if isinstance(side, Path)]
+    An adapter of a base that is not on the disk cannot be checked.
+    """
+    from pa_lite.checkpoints import is_adapter, open_checkpoint, open_pair
+
+    if isinstance(pair.base, Path) and isinstance(pair.instruct, Path):
+        opened = [*open_pair(pair.base, pair.instruct)]
+    else:
+        sides = [side for side in (pair.base, pair.instruct) if isinstance(side, Path) and not is_adapter(side)]
+        opened = [open_checkpoint(side) for side in sides]
     for remark in (remark for checkpoint in opened for remark in checkpoint.remarks):
         _log.warning("%s", remark)
     names = {checkpoint.architecture for checkpoint in opened}
@@ -318,4 +325,6 @@ def _is_here(side: Location) -> bool:
         chosen = choose_weights(names, lambda: set(read_index(folder / INDEX).values()))
     except CheckpointError:
         return False
-    return set(chosen) <= names if chosen else any(name.lower().endswith(".gguf") for name in names)
+    if chosen:
+        return set(chosen) <= names
+    return ADAPTER_WEIGHTS in names or any(name.lower().endswith(".gguf") for name in names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints import Location, open_pair
 from pa_lite.checkpoints.hub.references import PREFIX
 from pa_lite.checkpoints.locations import find_model, unknown_file
 from pa_lite.checkpoints.pairs import Pair, all_pairs, find_pair, resolve_pair
@@ -213,7 +213,7 @@ def open_reference(
 
 def _plan_of(pair: Pair, weight_type: str, progress: Progress | None = None) -> MergePlan:
     """Return the plan to merge a pair in memory, and log what was chosen for the user."""
-    base, instruct = open_checkpoints([pair.base, pair.instruct], progress=progress)
+    base, instruct = open_pair(pair.base, pair.instruct, progress=progress)
     plan = plan_merge(base, instruct, PlanOptions(type=weight_type))
     for remark in plan.choices:
         _log.warning("%s", remark)

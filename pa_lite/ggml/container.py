@@ -70,8 +70,9 @@ class GgufHeader:
 
 # general.type or general.architecture -> what the file contains
 OTHER_CONTENTS = {
-    "adapter": "a LoRA adapter", "imatrix": "an importance matrix (--imatrix)", "mmproj": "a multimodal projector",
-    "clip": "a multimodal projector", "vocab": "only a vocabulary", "controlvector": "a control vector",
+    "adapter": "a LoRA adapter (which goes after its base: BASE ADAPTER)", "vocab": "only a vocabulary",
+    "imatrix": "an importance matrix (--imatrix)", "mmproj": "a multimodal projector", "clip": "a multimodal projector",
+    "controlvector": "a control vector",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints import Location, open_pair
 from pa_lite.errors import CheckpointError
 from pa_lite.ggml.kernels import FloatArray
 from pa_lite.merging.groups import GROUPS, group_of, layer_of
@@ -65,7 +65,7 @@ def diff_checkpoints(
     Checkpoints on the Hub are downloaded first (the phase `download`); with `stream` they are read from there. Rows
     that only one side has (added tokens) do not count. Raises as opening and planning a merge of the two do.
     """
-    left, right = open_checkpoints([base, instruct], stream, progress)
+    left, right = open_pair(base, instruct, stream, progress)
     plan = plan_merge(left, right, PlanOptions(type="F32", force=True))
     sums = _sums(plan, threads or cores(), progress)
     groups = [g for g in GROUPS if any(group_of(n) == g for n in sums)]

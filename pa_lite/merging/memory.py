@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from pa_lite.checkpoints.readers import LEAST_READ_AHEAD, READ_AHEAD
+from pa_lite.checkpoints.rows import buffer_sizes
 from pa_lite.errors import InputError
 from pa_lite.merging.plan import MergePlan
 from pa_lite.merging.stream import BLOCK_VALUES
@@ -33,20 +34,17 @@ def parse_bytes(text: str | int) -> int:
 def thread_bytes(plan: MergePlan) -> int:
     """Return the bytes of one thread's buffers: both sides as read and as float32, the result, and its encoding.
 
-    The largest block decides, because buffers grow to it and are kept.
+    The largest block decides, because buffers grow to it and are kept. An adapter adds its factors.
     """
-    buffers = {"raw": 0, "turned": 0, "values": 0, "encoded": 0}
+    buffers = {"values": 0, "encoded": 0}
     for t in plan.tensors:
         columns, rows = t.shape[-1], math.prod(t.shape[:-1])
-        step = max(1 if not any(s.heads for s in t.sides) else 2, BLOCK_VALUES // columns)
-        values = min(rows, step) * columns
-        raw = max((s.type.nbytes(values) for s in t.sides), default=0)
-        buffers["raw"] = max(buffers["raw"], raw)
-        buffers["turned"] = max(buffers["turned"], raw if any(s.heads for s in t.sides) else 0)
-        buffers["values"] = max(buffers["values"], 4 * values)
-        buffers["encoded"] = max(buffers["encoded"], t.type.nbytes(values))
+        step = min(rows, max(1 if not any(s.heads for s in t.sides) else 2, BLOCK_VALUES // columns))
+        found = [{"values": 4 * step * columns, "encoded": t.type.nbytes(step * columns)}]
+        for sizes in (*found, *(buffer_sizes(s, step) for s in t.sides)):
+            buffers |= {name: max(buffers.get(name, 0), size) for name, size in sizes.items()}
     # values: base, instruct, the result, one product; encoded: the block, and what verification reads
-    return buffers["raw"] + buffers["turned"] + 4 * buffers["values"] + 2 * buffers["encoded"] + _STACK
+    return sum(buffers.values()) + 3 * buffers["values"] + buffers["encoded"] + _STACK
 
 
 def is_streamed(plan: MergePlan) -> bool:

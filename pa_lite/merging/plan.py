@@ -106,6 +106,13 @@ class TensorPlan:
         return tuple(side for side in (self.base, self.instruct) if side is not None)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether instruct is base with an adapter's changes, or without any, in the same order of rows."""
+        if self.base is None or self.instruct is None or self.maps is not None or self.base.changes:
+            return False
+        return self.instruct.is_stored_as(self.base)
+
+    @property
     def shift(self) -> float:
         """The number added to interpolated values: the shift of both sides, or 0 where they differ."""
         shifts = {side.shift for side in self.sides}
@@ -165,7 +172,8 @@ class MergePlan:
     @functools.cached_property
     def files(self) -> Mapping[ByteSource, Stamp | None]:
         """Every file that weights are read from, with its stamp when the header was read."""
-        return {p.path: p.stamp for t in self.tensors for side in t.sides for p in side.pieces}
+        sources = (source for t in self.tensors for side in t.sides for source in side.sources)
+        return {p.path: p.stamp for source in sources for p in source.pieces}
 
     @functools.cached_property
     def n_layers(self) -> int:
@@ -362,7 +370,7 @@ def plan_merge(base: Checkpoint, instruct: Checkpoint, options: PlanOptions | No
         vocabulary=vocabulary,
         remarks=tuple(remarks),
         peak=peak,
-        swap=swapped(base, instruct, templates) or "",
+        swap="" if instruct.is_adapter else swapped(base, instruct, templates) or "",
     )
     options.schedule.check(plan.n_layers)
     return plan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints import Location, open_pair
 from pa_lite.checkpoints.readers import READ_AHEAD
 from pa_lite.errors import InputError, MismatchError, OutputError
 from pa_lite.merging.groups import group_of
@@ -77,7 +77,7 @@ def preview_merge(
     Checkpoints that are not a base/instruct pair give a preview that contains only their mismatches. Other errors of
     planning are raised.
     """
-    left, right = open_checkpoints([base, instruct], stream=True)
+    left, right = open_pair(base, instruct, stream=True)
     try:
         plan = plan_merge(left, right, plan_options)
     except MismatchError as e:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pa_lite.checkpoints.checkpoint import TensorSource
+from pa_lite.checkpoints.checkpoint import LowRank, TensorSource
 from pa_lite.checkpoints.readers import READ_AHEAD, RandomFile, Read, Readers, Region
 from pa_lite.checkpoints.rows import Buffers, RowMap, RowReader, cut_rows, regions_of
 from pa_lite.errors import OutputError
@@ -118,6 +118,14 @@ class BlockWorker:
         if tensor.base is not None and all(lam == 0.0 for lam in lams):
             base = self._load("base", tensor.base, block)
             return base, base
+        if needs_base and tensor.base is not None and tensor.is_shared:
+            base = self._load("base", tensor.base, block)
+            if not tensor.instruct.changes:
+                return base, base
+            instruct = self._buffers.floats("instruct", block.n_values)
+            np.copyto(instruct, base)
+            self._reader.change(tensor.instruct, block.start, block.stop, instruct)
+            return base, instruct
         instruct = self._load("instruct", tensor.instruct, block)
         base = self._load("base", tensor.base, block) if needs_base and tensor.base is not None else instruct
         return base, instruct
@@ -187,8 +195,14 @@ def _rounds(tensor: TensorPlan, lams: Sequence[float]) -> list[list[Region]]:
     sides = tensor.sides
     if tensor.maps is None and len(sides) == 2 and len(set(lams)) == 1:
         sides = sides[:1] if lams[0] == 0.0 else sides[1:] if lams[0] == 1.0 else sides
-    regions = itertools.zip_longest(*map(regions_of, sides))
-    return [[region for region in found if region is not None] for found in regions]
+    changes = sides[-1].changes if sides and sides[-1] is tensor.instruct else ()
+    if tensor.is_shared:
+        sides = sides[:1]
+    # factors that are read completely before the first block, then the others along with the tensor
+    first = [region for change in changes if isinstance(change, LowRank) for region in regions_of(change.right.source)]
+    along = (change.left.source if isinstance(change, LowRank) else change.values for change in changes)
+    regions = itertools.zip_longest(*map(regions_of, (*sides, *along)))
+    return [first, *([region for region in found if region is not None] for found in regions)]
 
 
 def run_blocks(
@@ -206,7 +220,7 @@ def run_blocks(
     """
     queue = (block for t in tensors for block in blocks_of(t))
     rounds = (regions for t in tensors for regions in _rounds(t, lams_of(t)))
-    files = {p.path: p.stamp for t in tensors for s in t.sides for p in s.pieces}
+    files = {p.path: p.stamp for t in tensors for side in t.sides for s in side.sources for p in s.pieces}
     lock, stop = threading.Lock(), threading.Event()
 
     def run(readers: Readers) -> None:

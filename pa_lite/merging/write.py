@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pa_lite.checkpoints import Location, open_checkpoints
+from pa_lite.checkpoints import Location, open_pair
 from pa_lite.checkpoints.checkpoint import vocabulary_bytes
 from pa_lite.checkpoints.pairs import Pair, resolve_pair
 from pa_lite.errors import CheckpointError, InputChangedError, InputError, OutputError
@@ -155,7 +155,7 @@ def merge_checkpoints(
     options = options or MergeOptions()
 
     def prepare_plan(stream: bool) -> MergePlan:
-        left, right = open_checkpoints([base, instruct], stream, progress)
+        left, right = open_pair(base, instruct, stream, progress)
         return plan_merge(left, right, plan_options)
 
     plan = prepare_plan(stream=True)  # from headers: errors appear before gigabytes are downloaded

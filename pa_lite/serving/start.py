@@ -113,13 +113,13 @@ def _check_same(folder: Path, name: str, pair: Pair, measured: Sequence[tuple[ob
 
     `measured` has the fingerprints of both sides for each cell that recorded them; without any, the names count.
     """
-    from pa_lite.checkpoints import open_checkpoints
+    from pa_lite.checkpoints import open_pair
     from pa_lite.checkpoints.fingerprint import fingerprint
 
     if not measured and name == pair.name:
         return
     if measured:
-        sides = tuple(map(fingerprint, open_checkpoints([pair.base, pair.instruct])))
+        sides = tuple(map(fingerprint, open_pair(pair.base, pair.instruct)))
         if sides in measured:
             return
     other = "other checkpoints of that name" if name == pair.name else f"the pair {name}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pa_lite.alpaca.outputs import load_prompts
 from pa_lite.alpaca.prompts import Prompt
-from pa_lite.checkpoints import open_checkpoint
+from pa_lite.checkpoints import open_pair
 from pa_lite.checkpoints.pairs import Pair, find_pair
 from pa_lite.engine.chat_options import ChatOptions
 from pa_lite.engine.chat_template import chat_facts, measured_options, template_in
@@ -210,7 +210,7 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     # 1. Plan a merge for each weight type. They differ only in the types of their tensors, so the first gives the
     #    vocabulary, the chat template and the number of parameters.
     found = find_pair(pair) if isinstance(pair, str) else pair
-    base, instruct = open_checkpoint(found.base), open_checkpoint(found.instruct)
+    base, instruct = open_pair(found.base, found.instruct)
     merges = {
         weight_type: plan_merge(base, instruct, PlanOptions(type=weight_type, schedule=options.schedule))
         for weight_type in options.types

@@ -20,8 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import safetensors
+
 import pa_lite
 from pa_lite.checkpoints.pairs import models_folder
+from tests.support.adapters import factors, modules_of, write_peft
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -50,7 +54,7 @@ NOT_RUN: Mapping[str, str] = {
 STAND_INS: Mapping[str, str] = {
     "Base": "base folder", "Llama-3.2-1B": "base folder", "Instruct": "instruct folder",
     "Llama-3.2-1B-Instruct": "instruct folder", "base.gguf": "lam 0", "instruct.gguf": "lam 1", "model.gguf": "lam 0.7",
-    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1", "my-notes": "text",
+    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1", "my-notes": "text", "Adapter": "random adapter",
 }  # fmt: skip
 # prompts of the embedded pair, instead of the hundreds that `--prompts demo` has
 PROMPTS = "few.jsonl"
@@ -137,6 +141,12 @@ def make_stand_ins(folder: Path) -> None:
         kind, _, lam = what.partition(" ")
         if lam == "folder":
             shutil.copytree(demo / kind, folder / name)
+        elif lam == "adapter":
+            shapes = {}
+            for part in (demo / "base").glob("*.safetensors"):
+                with safetensors.safe_open(part, "np") as file:
+                    shapes.update({key: np.empty(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
+            write_peft(folder / name, factors(shapes, modules_of(shapes, "q_proj")))
         elif kind == "text":
             (folder / name).mkdir()
             (folder / name / "notes.md").write_text((ROOT / "README.md").read_text("utf-8")[:4000], "utf-8")

@@ -113,8 +113,9 @@ class Family:
 
     Tensors: `stored` are transformers' names, with # for the layer and @ for the expert; the package gguf maps them to
     GGUF names. `fused` maps tensors with all experts of a layer to the stored names of their parts, which follow each
-    other in each expert. `ignored` tensors are skipped, `optional` ones may be missing. `shapes` overrides SHAPES, by
-    GGUF name within a layer. `interleave_qk` reorders the rows of q and k as llama.cpp needs them; `norm_shift` is
+    other in each expert. `ignored` tensors are skipped, `optional` ones may be missing. `aliases` maps names that
+    transformers 5 uses in memory, and so in adapters, to stored names. `shapes` overrides SHAPES, by GGUF name within a
+    layer. `interleave_qk` reorders the rows of q and k as llama.cpp needs them; `norm_shift` is
     added to every norm; `needs_output` writes a tied output too; `cuts_vocabulary` drops rows of the embedding beyond
     the vocabulary; `is_wrapper` models have other modalities besides the language model.
 
@@ -130,6 +131,7 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset({"lm_head.weight"})
+    aliases: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keys: tuple[Key, ...] = (*KEYS, RMS)
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -122,6 +122,7 @@ FAMILIES: dict[str, Family] = {
             *(f"{_LAYER}block_sparse_moe.experts.@.{w}.weight" for w in ("w1", "w2", "w3")),
         ),
         fused=_FUSED,
+        aliases={f"{_LAYER}mlp.gate.weight": f"{_LAYER}block_sparse_moe.gate.weight"},
         keys=(*KEYS, RMS, _VOCABULARY, *_EXPERT_COUNTS),
         defaults={"max_position_embeddings": 131_072, "rms_norm_eps": 1e-5},
         interleave_qk=True,

@@ -16,7 +16,7 @@ from pa_lite.checkpoints.hub.http import PATIENT, file_facts
 from pa_lite.checkpoints.hub.ranges import RemoteFile
 from pa_lite.checkpoints.hub.references import HubReference
 from pa_lite.checkpoints.hub.repositories import HubFile, fetch_file, listing
-from pa_lite.checkpoints.locations import PICKLES, foreign_weights
+from pa_lite.checkpoints.locations import ADAPTER_SETTINGS, ADAPTER_WEIGHTS, PICKLES, foreign_weights
 from pa_lite.checkpoints.model_card import CARD
 from pa_lite.checkpoints.weight_files import INDEX, SINGLE, choose_weights, listed, read_index
 from pa_lite.errors import CheckpointError, HubError, InputError, OutputError
@@ -47,8 +47,8 @@ def weight_files(files: Sequence[HubFile], reference: HubReference, index: Seque
     """Return the weight files of a checkpoint, chosen as in a local folder.
 
     These are the file that the reference names, else model.safetensors, else the shards of the `index`, else other
-    model*.safetensors, else one GGUF model. Raises CheckpointError if pa-lite can open none, InputError if there are
-    several GGUF models.
+    model*.safetensors, else the weights of a PEFT adapter, else one GGUF model. Raises CheckpointError if pa-lite can
+    open none, InputError if there are several GGUF models.
     """
     by_name = {f.name: f for f in files}
     if reference.file is not None:
@@ -56,6 +56,8 @@ def weight_files(files: Sequence[HubFile], reference: HubReference, index: Seque
     chosen = choose_weights(by_name.keys(), lambda: index)
     if missing := [name for name in chosen if name not in by_name]:
         raise CheckpointError(f"{reference}: shard {missing[0]}, listed in {INDEX}, is missing.")
+    if not chosen and ADAPTER_WEIGHTS in by_name and ADAPTER_SETTINGS in by_name:
+        chosen = [ADAPTER_WEIGHTS]
     if chosen:
         return [by_name[name] for name in chosen]
     models = {part_names(n)[0] for n in by_name if n.lower().endswith(".gguf")}

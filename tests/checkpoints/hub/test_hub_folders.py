@@ -129,7 +129,7 @@ def test_a_single_safetensors_file_opens(hub: HubServer, folder: Path, stream: b
 
 
 def test_repositories_without_a_model_are_explained(hub: HubServer) -> None:
-    hub.add("org/lora", {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"})
+    hub.add("org/lora", {"adapter_config.json": b"{}", "adapter_model.bin": b"x"})
     hub.add("org/keras", {"config.json": b"{}", "tf_model.h5": b"x"})
     hub.add("org/two", {"a.gguf": b"x", "b.gguf": b"x", "mmproj-a.gguf": b"x"})
     for text, told in (
