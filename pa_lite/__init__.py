@@ -87,6 +87,10 @@ if TYPE_CHECKING:
     from pa_lite.api.tasks import HarnessOptions as HarnessOptions
     from pa_lite.api.tasks import harness as harness
     from pa_lite.api.tasks import new_task as new_task
+    from pa_lite.api.tuning import Tuned as Tuned
+    from pa_lite.api.tuning import TunePlan as TunePlan
+    from pa_lite.api.tuning import plan_tune as plan_tune
+    from pa_lite.api.tuning import tune as tune
     from pa_lite.errors import PaLiteError as PaLiteError
 
     __version__: str
@@ -108,9 +112,10 @@ _NAMES = {
     "sharing": ("Modelfile", "PushPlan", "Pushed", "model_card", "modelfile", "plan_push", "push"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "Study", "StudyOptions", "demo", "open_study",
-        "plan_sweep", "sweep",
+        "plan_sweep", "plan_tune", "sweep",
     ),
     "tasks": ("Examples", "HarnessOptions", "harness", "new_task"),
+    "tuning": ("TunePlan", "Tuned", "plan_tune", "tune"),
 }  # fmt: skip
 _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() for name in names}
 _MODULES["PaLiteError"] = "pa_lite.errors"
@@ -121,9 +126,10 @@ __all__ = [
     "Inspection", "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Modelfile", "Output",
     "OutputPiece", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt", "PushPlan", "Pushed", "ReportOptions",
     "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "ServeOptions", "Study", "StudyOptions",
-    "SuiteResult", "WinRate", "Written", "__version__", "add_pair", "compare", "demo", "diff", "harness", "inspect",
-    "judge", "load", "load_prompts", "merge", "model_card", "modelfile", "new_task", "open_study", "pairs",
-    "plan_push", "plan_sweep", "preview", "push", "remove_pair", "search", "serve", "sweep", "win_rate",
+    "SuiteResult", "TunePlan", "Tuned", "WinRate", "Written", "__version__", "add_pair", "compare", "demo", "diff",
+    "harness", "inspect", "judge", "load", "load_prompts", "merge", "model_card", "modelfile", "new_task",
+    "open_study", "pairs", "plan_push", "plan_sweep", "plan_tune", "preview", "push", "remove_pair", "search",
+    "serve", "sweep", "tune", "win_rate",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ _LONG = 10  # a command with more options shows them by subject
 
 # purpose -> commands, in the order of the help
 PURPOSES: Mapping[str, Sequence[str]] = {
-    "Make a model": ("merge",),
+    "Make a model": ("tune", "merge"),
     "Use a model": ("chat", "compare", "generate", "serve", "push"),
     "Measure a model": ("score", "follow", "judge", "winrate", "harness"),
     "Study a pair": ("demo", "sweep", "search", "report"),

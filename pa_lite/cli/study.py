@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from pa_lite.api.studies import Curves, Reading, StudyLike
 
 
-def measured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for what is measured; `study_options` turns them into StudyOptions."""
+def measured(
+    type_help: str = "Weight types, comma-separated.", default_type: str = "F16"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options for what is measured; `study_options` turns them into StudyOptions."""
     options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
         EXTRAPOLATE,
@@ -59,18 +61,22 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
                      shell_complete=instruction_sets,
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
-        click.option("--type", "types", default="F16", show_default=True, shell_complete=weight_types,
-                     help="Weight types, comma-separated."),
+        click.option("--type", "types", default=default_type, show_default=bool(default_type),
+                     shell_complete=weight_types, help=type_help),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
         click.option("--schedule", default="", metavar="RULES|FILE.toml", shell_complete=files,
                      help="Other lams for groups and layers."),
     ]  # fmt: skip
-    command = chats(command)
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = chats(command)
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def note_instructions(pair: PairLike, follow: str, prompts: str = "") -> None:
@@ -103,7 +109,7 @@ def study_options(
 
 @command("Measure a pair at every lam")
 @takes_pair
-@measured
+@measured()
 @SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="", shell_complete=prompts,

@@ -61,11 +61,12 @@ def card_facts(gguf: Path) -> CardFacts:
 
 
 def write_card(
-    gguf: Path, folder: Path | None, study: StudySummary | None = None, commands: str = "", force: bool = False
-) -> Path:
+    gguf: Path, folder: Path | None, study: StudySummary | None = None, commands: str = "", force: bool = False,
+    more: str = "",
+) -> Path:  # fmt: skip
     """Write the card of a GGUF file as README.md in a folder, by default the file's own, and with a study its curves.
 
-    Returns the card's path. Raises PaLiteError.
+    `more` is a section of Markdown that comes before these. Returns the card's path. Raises PaLiteError.
     """
     target = (gguf.parent if folder is None else folder) / CARD
     facts = card_facts(gguf)
@@ -73,11 +74,13 @@ def write_card(
     if study is not None:
         check_target(target.with_name(PICTURE), force)
         write_figure(study, target.with_name(PICTURE))
-    write_text(target, card_text(gguf, facts, study, commands))
+    write_text(target, card_text(gguf, facts, study, commands, more))
     return target
 
 
-def card_text(gguf: Path, facts: CardFacts, study: StudySummary | None = None, commands: str = "") -> str:
+def card_text(
+    gguf: Path, facts: CardFacts, study: StudySummary | None = None, commands: str = "", more: str = ""
+) -> str:
     """Return the text of a card; `commands` are those that made the file, by default the merge."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -86,7 +89,12 @@ def card_text(gguf: Path, facts: CardFacts, study: StudySummary | None = None, c
         base_model=ids or None, base_model_relation="merge" if ids else None, tags=list(_TAGS),
         pipeline_tag="text-generation", **_licence(facts),
     )  # fmt: skip
-    parts = [_about(gguf, facts), *([_found(study)] if study is not None else []), _use(gguf, facts, commands)]
+    parts = [
+        _about(gguf, facts),
+        *([more] if more else []),
+        *([_found(study)] if study is not None else []),
+        _use(gguf, facts, commands),
+    ]
     template = "---\n{{ card_data }}\n---\n\n{{ body }}\n"
     return str(ModelCard.from_template(data, template_str=template, body="\n\n".join(parts)))
 

@@ -239,6 +239,12 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     return replace(plan, before=_plan_answers(plan, chat_inputs)) if options.prompts else plan
 
 
+def with_workloads(plan: StudyPlan, workloads: Sequence[Workload[Any]], lams: Sequence[float]) -> StudyPlan:
+    """Return the plan with other workloads at other lams. Those compared with instruct's answers must stay last."""
+    plan = replace(plan, workloads=tuple(workloads), options=replace(plan.options, lams=tuple(lams)))
+    return replace(plan, cells=_cells(plan))
+
+
 def _cells(plan: StudyPlan) -> tuple[PlannedCell, ...]:
     """Return the cells of a plan's workloads. A workload that differs by weight type is there once for each type."""
     by_kind: dict[str, list[int]] = {}
@@ -319,7 +325,7 @@ def plan_workloads(
         )
     workloads: list[Workload[Any]] = [_task_workload(spec, score) for spec in specs]
     if options.text:
-        workloads.append(_text_workload(options, min(context, _WINDOW)))
+        workloads.append(text_workload(options, min(context, _WINDOW)))
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
@@ -346,8 +352,8 @@ def _task_workload(spec: TaskSpec, options: ScoreOptions) -> TaskWorkload:
     return TaskWorkload(first, options, tuple(more))
 
 
-def _text_workload(options: StudyOptions, window: int) -> TextWorkload:
-    """Return the workload of the texts, and log what of them is left out."""
+def text_workload(options: StudyOptions, window: int) -> TextWorkload:
+    """Return the workload of the texts in windows of up to `window` tokens, and log what of them is left out."""
     passages = cut_documents(read_documents(options.text), _WINDOW_BYTES * window, options.text_limit or None)
     for remark in passages.remarks:
         _log.warning("%s", remark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,6 +57,32 @@ def prepare_task(
     return prepare_draws(spec, shots, limit, range(seed, seed + 1), split)[0]
 
 
+# items -> the indices, in their order, of those that are held out
+Apart = Callable[[Sequence[Item]], Collection[int]]
+
+
+def prepare_parts(
+    spec: TaskSpec, apart: Apart, shots: int | None = None, limit: int | None = None, seed: int = 0,
+    split: str | None = None,
+) -> tuple[Prepared, Prepared]:  # fmt: skip
+    """Return the items of `prepare_task` in two parts: those that are not held out, and those that are.
+
+    No held-out row is an exemplar of any item. With leave-one-out and too few other rows, there are fewer exemplars.
+    Raises InputError as `prepare_task`.
+    """
+    held: set[int] = set()
+
+    def choose(items: Sequence[Item]) -> Collection[int]:
+        held.update(apart(items))
+        return held
+
+    with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
+        (whole,) = _prepare(spec, formatter, files, shots, limit, range(seed, seed + 1), split or spec.split, choose)
+    parts = ([item for i, item in enumerate(whole.items) if (i in held) == is_held] for is_held in (False, True))
+    kept, others = (replace(whole, items=tuple(part)) for part in parts)
+    return kept, others
+
+
 def prepare_draws(
     spec: TaskSpec,
     shots: int | None = None,
@@ -81,6 +107,7 @@ def _prepare(
     limit: int | None,
     seeds: Sequence[int],
     split: str,
+    apart: Apart | None = None,
 ) -> tuple[Prepared, ...]:
     rows = every = _scored_rows(spec, files, split)
     leaves_out = spec.leave_one_out
@@ -126,6 +153,13 @@ def _prepare(
         for order, exemplars in zip(orders, draws, strict=True):
             for group in dict.fromkeys(item.group for item in items):
                 exemplars[group] = draw_shared(spec, formatter, pools.get(group, []), n_shots, order, keys)
+    if leaves_out and n_shots and apart is not None:
+        gone = {id(refs[i]) for i in apart(items)}
+        pools = {group: [ref for ref in pool if id(ref) not in gone] for group, pool in pools.items()}
+        if shots is None:
+            n_shots = max(1, min(n_shots, *(len(pool) - 1 for pool in pools.values())))
+    elif apart is not None:
+        apart(items)
     if leaves_out and n_shots:
         others_of = {g: OtherRows(spec, formatter, pools[g], n_shots) for g in dict.fromkeys(i.group for i in items)}
         prepared = [_with_others(items, others_of, order, kept) for order in orders]
