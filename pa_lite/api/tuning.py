@@ -120,7 +120,10 @@ def tune_folder(pair: PairLike) -> Path:
 def plan_tune(
     pair: PairLike, options: StudyOptions, goal: Goal | None = None, output: str | Path | None = None, type: str = ""
 ) -> TunePlan:
-    """Return what `tune` would do with these options, and its cost. Measures a few items. Raises PaLiteError."""
+    """Return what `tune` would do with these options, and its cost. Raises PaLiteError.
+
+    To estimate the time, a few items are measured, unless the folder has the record of a tuning.
+    """
     found, folder = resolve_pair(pair), tune_folder(pair) if output is None else Path(output)
     tuning = _tuning(found, options, goal, type, folder)
     fit = pair_fit(found)
@@ -129,7 +132,7 @@ def plan_tune(
         pair=plan.pair, folder=folder, type=tuning.type, goal=tuning.goal,
         items={w.name: w.n_items for w in plan.workloads}, held_out={w.name: w.n_items for w in tuning.held},
         lams=tuning.n_measured, grid=len(plan.options.lams), first_share=tuning.first_share,
-        estimate=estimate_tuning(tuning), file_bytes=_file_bytes(tuning),
+        estimate=estimate_tuning(tuning, not (folder / RECORD).exists()), file_bytes=output_bytes(tuning.target),
         download_bytes=0 if fit.is_here else found.download_bytes,
     )  # fmt: skip
 
@@ -194,7 +197,7 @@ def tune(
     found, folder = resolve_pair(pair), tune_folder(pair) if output is None else Path(output)
     tuning = _tuning(found, study_options(words, options), goal, type, folder)
     earlier = _claim(folder)
-    check_space(existing_parent(folder), _file_bytes(tuning) + tuning.plan.disk)
+    check_space(existing_parent(folder), output_bytes(tuning.target) + tuning.plan.disk)
     searched = search_lams(tuning, folder, progress)
     path = _write(found, tuning, searched, folder, progress)
     return _described(found, tuning, searched, path, earlier, progress)
@@ -204,15 +207,11 @@ def _tuning(pair: Pair, options: StudyOptions, goal: Goal | None, weight_type: s
     return plan_tuning(pair, options, goal, type_name(weight_type) if weight_type else "", folder)
 
 
-def _file_bytes(tuning: Tuning) -> int:
-    """Return about the bytes of the file: those of the measured weight type, scaled to its own."""
-    bits = {"Q8_0": 8.5, "Q4_K_M": 4.9, "F16": 16.0, "BF16": 16.0, "F32": 32.0}.get(tuning.type, 8.5)
-    return int(output_bytes(next(iter(tuning.plan.merges.values()))) * bits / 16)
-
-
 def _claim(folder: Path) -> dict[str, Any]:
     """Return the record of the folder's earlier tuning; a new folder gets one. Raises OutputError for other content."""
     path = folder / RECORD
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file. Name a folder (-o).")
     try:
         found = parse_json(read_regular(path, MOST_TOML_BYTES).decode())
         if isinstance(found, dict):
@@ -222,8 +221,6 @@ def _claim(folder: Path) -> dict[str, Any]:
         pass
     except (OSError, ValueError) as e:
         raise OutputError(f"{path}: is not the record of a tuning. Name another folder (-o).") from e
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file. Name a folder (-o).")
     for name in (CARD, REPORT, PICTURE):
         if os.path.lexists(folder / name):
             raise OutputError(f"{folder / name}: exists already, and is not of a tuning. Name another folder (-o).")

@@ -36,7 +36,7 @@ NOT_RUN: Mapping[str, str] = {
     r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
-    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures)\b": "takes long; options are checked",
+    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures|tune)\b": "slow; options are checked",
     r"^python -m tools\.docs": "writes into the repository; tests/tools/test_docs.py compares what it would write",
     r"^pa-lite demo": "tests/study/test_demo.py runs it",
     r"^pa-lite harness": "needs the extra and data sets of the Hub; tests/tasks/lm_eval runs it",
@@ -63,6 +63,7 @@ QUICKER: Mapping[str, tuple[str, ...]] = {
     "follow": ("--limit", "8"), "judge": ("--limit", "4"),
     "sweep": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
     "search": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
+    "tune": ("--limit", "8", "--follow-limit", "8", "--lam", "0,0.6,1"),
 }  # fmt: skip
 # pattern -> what is run instead
 REPLACED: Mapping[str, str] = {

@@ -29,7 +29,7 @@ from pa_lite.tasks.task_file import task_text
 
 LAMS = tuple(i / 10 for i in range(11))
 AS_TABLES = ("town", "job", "pet", "colour", "kind")  # opposite has fewer rows in its dev split
-AS_TASKS = ("lookup", "labels")  # their rows have exemplars of their own
+AS_TASKS = ("lookup", "labels")  # their rows contain their exemplars
 ROWS, POINTS = 30, 0.02
 
 

@@ -1,8 +1,7 @@
 """The first pass of a tuning: a little text at every lam, and which lams are then measured.
 
 The lam that predicts the user's own text best is near the best one, but not it: on the embedded pair it is up to 0.3
-too high where the fine-tuning taught facts, and up to 0.3 too high where it cost copying from the prompt. So it chooses
-a window of lams, not a lam.
+too high. So it chooses a window of lams, not a lam.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ SHARE = 0.1  # of the tokens of a sweep of every lam
 BUDGET = 0.4  # of the lams that are measured
 _REACH = 0.3  # lams this far from the one that predicts the text best may be the best
 _ROWS = 8  # of one few-shot prompt
+_SHORTEST = 32  # characters of a text
 _LEAST = 3  # lams measured, where there are so many
 
 
@@ -40,7 +40,7 @@ def first_text(workloads: Sequence[Workload[Any]], text: TextWorkload | None, wi
 
 def _prompts(task: TaskWorkload, room: int) -> list[str]:
     """Return few-shot prompts of up to 8 of the task's rows, together of about `room` characters; at least one row."""
-    rows, size, separator = [], 0, task.prepared.spec.separator
+    rows, size, separator = list[str](), 0, task.prepared.spec.separator
     for row in solved_rows(task):
         size += len(row) + len(separator)
         if rows and size > room:
@@ -54,6 +54,8 @@ def _spread(passages: Sequence[str], room: int) -> list[str]:
     if not passages:
         return []
     n = max(1, min(len(passages), int(room * len(passages) / max(1, sum(map(len, passages))))))
+    if n == 1 and len(passages[0]) > room:
+        return [passages[0][: max(room, _SHORTEST)]]
     return [passages[i * len(passages) // n] for i in range(n)]
 
 
@@ -66,7 +68,7 @@ def lams_to_measure(
     everything. With `instruct` lam 1 is measured, and the window reaches there; with `base`, lam 0 is measured.
     """
     n = len(lams)
-    count = max(min(n, _LEAST + instruct + base), int(BUDGET * n))
+    count = max(min(n, _LEAST), int(BUDGET * n))
     if count >= n:
         return list(lams), (lams[0], lams[-1])
     low, high = 0, n - 1

@@ -14,6 +14,7 @@ from pa_lite.alpaca.journal import digest
 from pa_lite.checkpoints.pairs import Pair
 from pa_lite.engine.model_reference import open_model
 from pa_lite.errors import InputError
+from pa_lite.merging.plan import MergePlan, PlanOptions, plan_merge
 from pa_lite.progress import Progress, part_of
 from pa_lite.statistics import mean_interval, score_interval, spread_of_average, spread_of_mean
 from pa_lite.study.curves import Values
@@ -42,15 +43,20 @@ FIRST, SEARCH = "first-pass", "study"  # run folders
 class Tuning:
     """What a tuning does. `plan` measures every lam on the items that choose; a tuning measures some of them.
 
-    `first` is the text of the first pass, None without any; `held` are the workloads of items held out; `type` is the
-    weight type of the file.
+    `first` is the text of the first pass, None without any; `held` are the workloads of items held out; `target` is the
+    plan of the file that is written.
     """
 
     plan: StudyPlan
     first: TextWorkload | None
-    held: tuple[Workload[Any], ...]
+    held: tuple[TaskWorkload | TextWorkload, ...]
     goal: Goal
-    type: str
+    target: MergePlan
+
+    @property
+    def type(self) -> str:
+        """The weight type of the file."""
+        return self.target.type
 
     @property
     def needs_base(self) -> bool:
@@ -130,10 +136,13 @@ def plan_tuning(
         with read_store(folder / SEARCH) as store:
             options = with_recorded_date(options, store)
     plan = plan_study(pair, replace(options, text=()) if has_tasks else options)
-    window = min(context_length(next(iter(plan.merges.values())), options.engine), 1024)
-    text = text_workload(options, window) if options.text else None
+    merge = next(iter(plan.merges.values()))
+    weight_type = weight_type or ("Q4_K_M" if plan.n_values >= _LARGE else "Q8_0")
+    target = plan_merge(merge.base, merge.instruct, PlanOptions(type=weight_type, schedule=options.schedule))
+    window = min(context_length(merge, options.engine), 1024)
+    text = text_workload(options, window) if options.text and has_tasks else None
     kept: list[Workload[Any]] = []
-    held: list[Workload[Any]] = []
+    held: list[TaskWorkload | TextWorkload] = []
     for workload in plan.workloads:
         if isinstance(workload, TaskWorkload):
             mine, others = split_task(workload.prepared.spec, options.score, options.score.seed)
@@ -148,13 +157,17 @@ def plan_tuning(
             kept.append(workload)
     return Tuning(
         plan=with_workloads(plan, kept, plan.options.lams), first=first_text(kept, text, window), held=tuple(held),
-        goal=goal, type=weight_type or ("Q4_K_M" if plan.n_values >= _LARGE else "Q8_0"),
+        goal=goal, target=target,
     )  # fmt: skip
 
 
-def estimate_tuning(tuning: Tuning) -> Estimate:
-    """Return the cost of the first pass and the search; measures a few items of the search at one lam."""
-    whole = estimate_sweep(tuning.plan)
+def estimate_tuning(tuning: Tuning, measure: bool = True) -> Estimate:
+    """Return the cost of the first pass and the search, without `measure` not the time.
+
+    To estimate the time, a few items of the search are measured at one lam.
+    """
+    done = () if measure else (*tuning.plan.keys, *(tuning.plan.before.keys if tuning.plan.before else ()))
+    whole = estimate_sweep(tuning.plan, done)
     share = tuning.n_measured / len(tuning.plan.options.lams)
     items = int(share * whole.items)
     seconds = None if whole.seconds is None else (share + tuning.first_share) * whole.seconds
@@ -232,8 +245,8 @@ def _likely(plan: StudyPlan, store: Store, index: int) -> Values | None:
 def held_key(tuning: Tuning, searched: Searched) -> str:
     """Return the digest of everything that the final figure depends on."""
     held = [[w.kind, w.name, dict(w.facts)] for w in tuning.held]
-    identity = next(iter(tuning.plan.merges.values())).at(searched.choice.lam, tuning.plan.options.schedule).identity
-    return str(digest([list(searched.keys), identity, tuning.type, held]))
+    identity = tuning.target.at(searched.choice.lam, tuning.plan.options.schedule).identity
+    return str(digest([list(searched.keys), identity, held]))
 
 
 def score_held_out(tuning: Tuning, file: Path, progress: Progress | None = None) -> HeldOut:
@@ -242,17 +255,18 @@ def score_held_out(tuning: Tuning, file: Path, progress: Progress | None = None)
     measure = tuning.held[0].measure
     assert measure is not None
     with open_model(file, tuning.plan.options.engine) as model:
-        for workload in tuning.held:
+        for part in tuning.held:
+            workload: Workload[Any] = part
             workload.check(model)
             own = part_of(progress, "final check", n, total, "items")
             records = workload.run(model, range(workload.n_items), lambda *_report: None)
             results = [workload.decode(records[i]) for i in range(workload.n_items)]
             found, weights = [workload.value(r) for r in results], [workload.weight(r) for r in results]
             values.append(float(np.average(found, weights=weights)))
-            spreads.append(spread_of_mean(found, workload.clusters, weights if workload.is_weighted else None))
+            spreads.append(spread_of_mean(found, part.clusters, weights if workload.is_weighted else None))
             own("final check", workload.n_items, total, "items")
             n += workload.n_items
     value, spread = float(np.mean(values)), spread_of_average(spreads)
     low, high = (score_interval if measure.is_share else mean_interval)(value, spread)
-    low, high = (low, high) if math.isfinite(spread.stderr) else (math.nan, math.nan)
+    low, high = (max(0.0, low), high) if math.isfinite(spread.stderr) else (math.nan, math.nan)
     return HeldOut(name=measure.label, unit=measure.unit, n=n, value=value, low=low, high=high)

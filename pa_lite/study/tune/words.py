@@ -33,11 +33,10 @@ def findings(searched: Searched, held: HeldOut, goal: Goal) -> list[str]:
 
 def _equals(choice: Choice, searched: Searched) -> str:
     equals = [f"{lam:g}" for lam in choice.equals]
-    others = "Measured" if len(searched.measured) == len(choice.window) else "Of them measured"
-    measured = f"{others}: {', '.join(f'{lam:g}' for lam in searched.measured)}."
+    measured = f"Measured: {', '.join(f'{lam:g}' for lam in searched.measured)}."
     if len(equals) == 1:
-        return f"Every other lam from {choice.window[0]:g} to {choice.window[-1]:g} is measurably worse. {measured}"
-    rest = "; more rows would tell them apart" if len(equals) == len(choice.window) else ""
+        return f"Every other lam that was measured is measurably worse. {measured}"
+    rest = "; more items would distinguish them" if len(equals) == len(choice.window) else ""
     return f"Not measurably different from the best: {', '.join(equals)}{rest}. {measured}"
 
 
