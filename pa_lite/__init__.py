@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     from pa_lite.api.serving import Compared as Compared
     from pa_lite.api.serving import ComparedQuestion as ComparedQuestion
     from pa_lite.api.serving import compare as compare
+    from pa_lite.api.sharing import Modelfile as Modelfile
+    from pa_lite.api.sharing import Pushed as Pushed
+    from pa_lite.api.sharing import PushPlan as PushPlan
+    from pa_lite.api.sharing import model_card as model_card
+    from pa_lite.api.sharing import modelfile as modelfile
+    from pa_lite.api.sharing import plan_push as plan_push
+    from pa_lite.api.sharing import push as push
     from pa_lite.api.studies import BestLam as BestLam
     from pa_lite.api.studies import DemoResult as DemoResult
     from pa_lite.api.studies import Estimate as Estimate
@@ -76,8 +83,14 @@ if TYPE_CHECKING:
     from pa_lite.api.studies import open_study as open_study
     from pa_lite.api.studies import plan_sweep as plan_sweep
     from pa_lite.api.studies import sweep as sweep
+    from pa_lite.api.tasks import Examples as Examples
     from pa_lite.api.tasks import HarnessOptions as HarnessOptions
     from pa_lite.api.tasks import harness as harness
+    from pa_lite.api.tasks import new_task as new_task
+    from pa_lite.api.tuning import Tuned as Tuned
+    from pa_lite.api.tuning import TunePlan as TunePlan
+    from pa_lite.api.tuning import plan_tune as plan_tune
+    from pa_lite.api.tuning import tune as tune
     from pa_lite.errors import PaLiteError as PaLiteError
 
     __version__: str
@@ -96,23 +109,27 @@ _NAMES = {
     "server": ("ServeOptions", "serve"),
     "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
     "searching": ("SearchOptions", "SearchResult", "search"),
+    "sharing": ("Modelfile", "PushPlan", "Pushed", "model_card", "modelfile", "plan_push", "push"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "Study", "StudyOptions", "demo", "open_study",
-        "plan_sweep", "sweep",
+        "plan_sweep", "plan_tune", "sweep",
     ),
-    "tasks": ("HarnessOptions", "harness"),
+    "tasks": ("Examples", "HarnessOptions", "harness", "new_task"),
+    "tuning": ("TunePlan", "Tuned", "plan_tune", "tune"),
 }  # fmt: skip
 _MODULES = {name: f"pa_lite.api.{module}" for module, names in _NAMES.items() for name in names}
 _MODULES["PaLiteError"] = "pa_lite.errors"
 
 __all__ = [
     "BestLam", "ChatAnswer", "ChatOptions", "ChatReply", "ChatStream", "Compared", "ComparedQuestion", "DemoResult",
-    "Diff", "EngineOptions", "Estimate", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions", "Inspection",
-    "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Output", "OutputPiece", "PaLiteError",
-    "Pair", "PlanOptions", "Preview", "Prompt", "ReportOptions", "Schedule", "ScoreOptions", "SearchOptions",
-    "SearchResult", "ServeOptions", "Study", "StudyOptions", "SuiteResult", "WinRate", "Written", "__version__",
-    "add_pair", "compare", "demo", "diff", "harness", "inspect", "judge", "load", "load_prompts", "merge", "open_study",
-    "pairs", "plan_sweep", "preview", "remove_pair", "search", "serve", "sweep", "win_rate",
+    "Diff", "EngineOptions", "Estimate", "Examples", "FollowResult", "GenerationOptions", "Goal", "HarnessOptions",
+    "Inspection", "JudgeOptions", "Judging", "LoadedModel", "MergeOptions", "ModelRef", "Modelfile", "Output",
+    "OutputPiece", "PaLiteError", "Pair", "PlanOptions", "Preview", "Prompt", "PushPlan", "Pushed", "ReportOptions",
+    "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "ServeOptions", "Study", "StudyOptions",
+    "SuiteResult", "TunePlan", "Tuned", "WinRate", "Written", "__version__", "add_pair", "compare", "demo", "diff",
+    "harness", "inspect", "judge", "load", "load_prompts", "merge", "model_card", "modelfile", "new_task",
+    "open_study", "pairs", "plan_push", "plan_sweep", "plan_tune", "preview", "push", "remove_pair", "search",
+    "serve", "sweep", "tune", "win_rate",
 ]  # fmt: skip
 
 

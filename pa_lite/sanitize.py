@@ -1,4 +1,4 @@
-"""Make untrusted strings safe to show in terminals, web pages, spreadsheets and JSON.
+"""Make untrusted strings safe to show in terminals, web pages, spreadsheets, JSON and TOML.
 
 Names and contents of models, tasks and answers pass through here before they are shown. Imports nothing of pa_lite.
 """
@@ -62,6 +62,11 @@ def without_nonfinite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nonfinite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def toml_string(text: str) -> str:
+    """Return a string as TOML writes it, in quotes."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def csv_cell(text: str) -> str:

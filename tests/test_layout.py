@@ -33,6 +33,7 @@ PACKAGES = [
     "tasks",
     "study",
     "serving",
+    "sharing",
     "api",
 ]
 

@@ -59,7 +59,7 @@ def load_length_data(folder: Path | None = None) -> LengthData:
     difficulty: dict[int, float] = {}
     columns: list[tuple[float, float, float]] = []
     try:
-        for row in csv_rows(path, read_text(path)).rows:
+        for row in csv_rows(path, read_text(path, is_csv=True), ",").rows:
             index, preference, delta, value = (row[name] for name in _COLUMNS)
             number = float(value)
             difficulty.setdefault(int(float(index)), number)

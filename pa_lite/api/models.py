@@ -45,8 +45,8 @@ from pa_lite.errors import EngineError, InputError
 from pa_lite.instructions.following import FollowResult, follow_instructions
 from pa_lite.instructions.sets import InstructionSet, find_set
 from pa_lite.tasks.draws import score_tasks
+from pa_lite.tasks.examples import Examples, find_specs
 from pa_lite.tasks.scoring import ScoreOptions, SuiteResult
-from pa_lite.tasks.spec import find_tasks
 
 __all__ = [
     "ChatOptions", "ChatReply", "ChatStream", "EngineOptions", "FollowResult", "GenerationOptions", "InstructionSet",
@@ -178,10 +178,11 @@ class LoadedModel:
 
     def score(
         self,
-        tasks: Names,
+        tasks: Names | None = None,
         options: ScoreOptions | None = None,
         progress: Progress | None = None,
         *,
+        examples: Examples | str | Path | None = None,
         shots: int | None = None,
         limit: int | None = None,
         seed: int | None = None,
@@ -193,9 +194,13 @@ class LoadedModel:
     ) -> SuiteResult:
         """Score few-shot tasks, suites or task files: one name, several, or a comma-separated string.
 
-        Keywords are the fields of `ScoreOptions`. `progress` gets the requests done. Raises PaLiteError.
+        `examples` is a table of your own rows (see `Examples`), which is scored as a task. The other keywords are the
+        fields of `ScoreOptions`. `progress` gets the requests done. Raises PaLiteError.
         """
-        return score_tasks(self._rested(), find_tasks(tasks), fill(ScoreOptions, locals(), options), progress)
+        how, specs = fill(ScoreOptions, locals(), options), find_specs(tasks, examples)
+        if not specs:
+            raise InputError("no task given: name tasks, or a table of your own (examples).")
+        return score_tasks(self._rested(), specs, how, progress)
 
     def generate(
         self,

@@ -30,6 +30,7 @@ from pa_lite.study.search.run import Schedules, estimate_search, search_pair
 from pa_lite.study.sentences import measures_in_words, stand_ins
 from pa_lite.study.store import has_results, read_store
 from pa_lite.study.sweep import with_recorded_date
+from pa_lite.tasks.examples import Examples
 from pa_lite.tasks.scoring import ScoreOptions
 from pa_lite.untrusted.safe_names import file_name
 
@@ -74,6 +75,7 @@ def search(
     sure: float | None = Goal.sure,
     budget: float | None = None,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     text: Paths | None = None,
     text_limit: int | None = None,

@@ -41,6 +41,7 @@ from pa_lite.study.store import read_store
 from pa_lite.study.summary import BestLam, Reading, best_for, conclusion, labels, readings
 from pa_lite.study.sweep import estimate_pair, sweep_pair
 from pa_lite.system.atomic import check_target
+from pa_lite.tasks.examples import Examples
 from pa_lite.tasks.scoring import ScoreOptions
 
 __all__ = [
@@ -129,6 +130,7 @@ def sweep(
     run: str | Path | None = None,
     *,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     text: Paths | None = None,
     text_limit: int | None = None,
@@ -218,6 +220,7 @@ def plan_sweep(
     keep_stale: bool = False,
     *,
     tasks: Names | None = None,
+    examples: Examples | str | Path | None = None,
     follow: str | None = None,
     text: Paths | None = None,
     text_limit: int | None = None,

@@ -15,6 +15,7 @@ from pa_lite.instructions.following import FollowResult
 from pa_lite.sanitize import without_nonfinite
 from pa_lite.statistics import Measured
 from pa_lite.system.atomic import check_target, write_text
+from pa_lite.tasks.examples import Examples, as_examples, column_names, examples_task
 from pa_lite.tasks.lm_eval.config import lm_eval_parser, parse_words, read_config
 from pa_lite.tasks.lm_eval.options import HarnessOptions
 from pa_lite.tasks.lm_eval.run import HarnessResult, run_harness
@@ -30,15 +31,16 @@ from pa_lite.tasks.results import (
 )
 from pa_lite.tasks.scoring import SuiteResult
 from pa_lite.tasks.spec import TaskSpec, find_tasks, split_names, suite_descriptions, suites
+from pa_lite.tasks.task_file import task_text
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
 __all__ = [
-    "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec", "check_samples_target",
-    "check_target", "follow_document", "harness", "lm_eval_parser", "noise_over_tasks", "parse_words", "read_config",
-    "results_document", "shown_metrics", "spec_record", "split_names", "suite_descriptions", "suites", "task_item",
-    "write_document", "write_samples",
+    "Examples", "HarnessOptions", "HarnessResult", "Item", "Measured", "SuiteResult", "TaskSpec",
+    "check_samples_target", "check_target", "column_names", "follow_document", "harness", "lm_eval_parser",
+    "new_task", "noise_over_tasks", "parse_words", "read_config", "results_document", "shown_metrics", "spec_record",
+    "split_names", "suite_descriptions", "suites", "task_item", "write_document", "write_samples",
 ]  # fmt: skip
 
 
@@ -54,6 +56,20 @@ def task_item(name: str, item: int = 0, *, shots: int | None = None, seed: int =
     if item >= len(items):
         raise InputError(f"task {found[0].name} has no item {item}: it has {len(items)}, numbered from 0.")
     return found[0], items[item]
+
+
+def new_task(examples: Examples | str | Path, path: str | Path | None = None, *, force: bool = False) -> Path:
+    """Write the task that a table of own rows amounts to as a TOML file, to be changed; return its path.
+
+    By default it is next to the table, with its name; elsewhere it must be in a folder above. Scoring it gives the
+    numbers of scoring the examples. Raises PaLiteError.
+    """
+    table = Path(as_examples(examples).path)
+    target = table.with_suffix(".toml") if path is None else Path(path)
+    spec = examples_task(examples)
+    check_target(target, force)
+    write_text(target, task_text(spec, target.parent))
+    return target
 
 
 def write_document(document: Any, path: str | Path, ascii_only: bool = False) -> None:

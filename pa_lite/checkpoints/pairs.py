@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from pa_lite.checkpoints.locations import ADAPTER_WEIGHTS, resolve_location
 from pa_lite.checkpoints.weight_files import INDEX, choose_weights, read_index
 from pa_lite.errors import CheckpointError, InputError, nearest
 from pa_lite.progress import Progress
-from pa_lite.sanitize import name_text
+from pa_lite.sanitize import name_text, toml_string
 from pa_lite.system.atomic import existing_parent, write_errors, write_text
 from pa_lite.system.machine import available_memory, config_folder
 from pa_lite.untrusted.rows import read_toml
@@ -265,24 +264,20 @@ def _check_alike(pair: Pair) -> None:
 
 def _toml(pair: Pair) -> str:
     entries = {key: getattr(pair, key) for key in _FORMS}
-    lines = [f"[{_quoted(pair.name)}]"]
+    lines = [f"[{toml_string(pair.name)}]"]
     for key, value in entries.items():
         if value not in ("", None, 0) or value is False:
             shown = str(value).lower() if isinstance(value, bool) else value
-            lines.append(f"{key} = {shown if isinstance(value, int) else _toml_string(str(value))}")
+            lines.append(f"{key} = {shown if isinstance(value, int) else _path_text(str(value))}")
     return "\n".join(lines) + "\n\n"
 
 
-def _toml_string(text: str) -> str:
+def _path_text(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return f'{{ bytes = "{os.fsencode(text).hex()}" }}'
-    return _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return toml_string(text)
 
 
 def fetch_pair(pair: Pair, progress: Progress | None = None) -> tuple[Path, Path]:

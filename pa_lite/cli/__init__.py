@@ -28,10 +28,12 @@ from pa_lite.cli import (
     judge,
     merge,
     pairs,
+    push,
     search,
     serve,
     study,
     tasks,
+    tune,
 )
 from pa_lite.cli.help import Group
 from pa_lite.cli.mapped import report_unreadable_maps
@@ -73,7 +75,7 @@ def cli(context: click.Context, debug: bool) -> None:
 for _command in (
     merge.merge, checkpoints.inspect, checkpoints.diff, pairs.pairs, tasks.score, tasks.tasks, harness.harness,
     chat.chat, generate.generate, compare.compare, serve.serve, follow.follow, judge.judge, judge.winrate, study.sweep,
-    search.search, study.report, study.demo, doctor.doctor, completion.completion,
+    search.search, tune.tune, study.report, study.demo, push.push, doctor.doctor, completion.completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -14,15 +14,15 @@ _LONG = 10  # a command with more options shows them by subject
 
 # purpose -> commands, in the order of the help
 PURPOSES: Mapping[str, Sequence[str]] = {
-    "Make a model": ("merge",),
-    "Use a model": ("chat", "compare", "generate", "serve"),
+    "Make a model": ("tune", "merge"),
+    "Use a model": ("chat", "compare", "generate", "serve", "push"),
     "Measure a model": ("score", "follow", "judge", "winrate", "harness"),
     "Study a pair": ("demo", "sweep", "search", "report"),
     "Look up": ("inspect", "diff", "pairs", "tasks", "doctor", "completion"),
 }
 # subject -> names of parameters; what is not named here comes first, under "Options"
 SUBJECTS: Mapping[str, Sequence[str]] = {
-    "Tasks": ("tasks", "shots", "limit", "seed", "seeds", "mutual_info"),
+    "Tasks": ("tasks", "table", "inputs", "output_column", "kind", "shots", "limit", "seed", "seeds", "mutual_info"),
     "Without labels": ("text", "text_limit", "prompts", "prompts_limit"),
     "Instructions": ("follow", "follow_limit", "name"),
     "Answers and judge": (

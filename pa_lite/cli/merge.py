@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-memory", callback=parse_size, default="0", metavar="256M", help="Memory limit for the whole process."
 )
+@click.option("--modelfile", is_flag=True, help="Also write Ollama's Modelfile next to each file.")
 @STREAM
 @click.option(
     "-o", "--output", shell_complete=files, help="Output file, or folder (DIR/); by default files in this folder."
@@ -73,6 +74,7 @@ def merge(
     resume: bool,
     verify: bool,
     max_memory: int,
+    modelfile: bool,
     stream: bool,
     output: str | None,
     threads: int,
@@ -91,6 +93,8 @@ def merge(
     pa-lite merge base.gguf instruct.gguf --lam 0.7 --schedule "attention: 0.5; layers 0-7: 0.9"
     """
     from pa_lite.api.options import parse_lams, parse_override, read_schedule
+    from pa_lite.api.sharing import modelfile_path, next_commands
+    from pa_lite.api.tasks import check_target
 
     values = parse_lams(lams, extrapolate)
     plan = pa_lite.PlanOptions(
@@ -105,6 +109,11 @@ def merge(
         found = pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options)
         show_preview(found, as_json)
         click.get_current_context().exit(1 if found.problems else 0)
+    if modelfile and not (force or resume):  # before the work
+        found = pa_lite.preview(base, instruct, values, pair=pair, plan=plan, output=output, options=options)
+        for each in map(modelfile_path, (Path(o.path) for o in found.outputs)):
+            if each.exists():
+                check_target(each)
     kept = (
         "what is merged is kept: run the same command again to continue."
         if resume
@@ -114,11 +123,17 @@ def merge(
         paths = pa_lite.merge(
             base, instruct, values, pair=pair, plan=plan, output=output, options=options, progress=progress
         )
+    made = [pa_lite.modelfile(path, force=force) for path in paths] if modelfile else []
     if as_json:
-        show_json([{"lam": lam, "path": str(path)} for lam, path in zip(values, paths, strict=True)])
+        files = [{"modelfile": str(each.path), "format": each.format} for each in made] or [{}] * len(paths)
+        show_json([
+            {"lam": lam, "path": str(path), **file} for lam, path, file in zip(values, paths, files, strict=True)
+        ])  # fmt: skip
     else:
-        for path in paths:
+        for path in (*paths, *(each.path for each in made)):
             tell(str(path))
+        for remark in dict.fromkeys(each.remark for each in made if each.remark):
+            tell(f"note: {remark}.", err=True)
         is_unnamed = base is None and pair is None
         if is_unnamed:
             tell("note: no pair was named: this is the embedded demo pair.", err=True)
@@ -126,6 +141,7 @@ def merge(
         show_next(
             measure_it=f"pa-lite score {quoted(paths[0])} --tasks {'demo' if is_demo else 'quick'}",
             use_it=f"llama-server -m {quoted(paths[0])}, LM Studio, Ollama or another llama.cpp program",
+            **(next_commands(paths[0], made[0].path) if made else {}),
         )
 
 

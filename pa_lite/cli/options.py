@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pa_lite.cli.completers import models, pairs, runs, starts, weight_types
+from pa_lite.cli.completers import files, models, pairs, runs, starts, weight_types
 
 if TYPE_CHECKING:
     from pa_lite.api.options import PairLike
@@ -227,6 +227,58 @@ def parse_arguments(_context: click.Context, _parameter: click.Parameter, words:
         return dict(ChatOptions(template_args=parse_template_args(words)).template_args)
     except InputError as e:
         raise click.BadParameter(str(e)) from e
+
+
+KIND = click.option(
+    "--kind", type=click.Choice(["MC", "FMC", "G"], case_sensitive=False), metavar="MC|FMC|G",
+    help="How rows are scored: MC and FMC, the outputs as choices (FMC by letter); G, generated. Few outputs are MC.",
+)  # fmt: skip
+
+
+def takes_columns(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say what a table's columns are; `names` are those of the output's option."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        inputs = click.option(
+            "--input", "--input-column", "inputs", multiple=True, metavar="COL",
+            help="Column of the input, by default one with a usual name. Can be repeated.",
+        )  # fmt: skip
+        output = click.option(*names, "output_column", default="", metavar="COL", help="Column of the output.")
+        return inputs(output(KIND(command)))
+
+    return add
+
+
+def takes_examples(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --examples with the columns' options, passed as `examples`: Examples, or None without the option."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_examples(
+            *, table: Path | None, inputs: tuple[str, ...], output_column: str, kind: str | None, **words: Any
+        ) -> Any:
+            from pa_lite import Examples
+
+            if table is None and (inputs or output_column or kind):
+                given = "--input" if inputs else names[-1] if output_column else "--kind"
+                raise click.UsageError(f"{given} is for --examples.", click.get_current_context())
+            found = None if table is None else Examples(table, input=inputs, output=output_column, kind=kind or "")
+            return command(examples=found, **words)
+
+        option = click.option(
+            "--examples", "table", type=click.Path(path_type=Path), metavar="FILE", shell_complete=files,
+            help="Your own rows as a task: CSV, TSV, JSONL, JSON or parquet with an input and an output column.",
+        )  # fmt: skip
+        return option(takes_columns(*names)(with_examples))
+
+    return add
+
+
+def check_named(tasks: str | None, *given: object, others: str = "") -> None:
+    """Raise a usage error if there is nothing to measure; `others` names further options in its message."""
+    if not tasks and not any(given):
+        named = f", --examples FILE{others}" if others else ", or --examples FILE"
+        raise click.UsageError(f"missing --tasks NAMES{named}.", click.get_current_context())
 
 
 SYSTEM = click.option("--system", default="", help="System prompt.")

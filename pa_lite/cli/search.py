@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pa_lite.api.searching import Found, Schedules
 
 
-def _sure(_context: click.Context, _parameter: click.Parameter, text: str) -> float | None:
+def parse_sure(_context: click.Context, _parameter: click.Parameter, text: str) -> float | None:
     """Return the value of --sure. Raises BadParameter unless it is a number or `none`."""
     if text.lower() == "none":
         return None
@@ -33,10 +33,10 @@ def _sure(_context: click.Context, _parameter: click.Parameter, text: str) -> fl
 
 @command("Find the best lam with fewer measurements")
 @takes_pair
-@measured
+@measured()
 @click.option("--keep-follow", type=float, metavar="SHARE", help="Share of instruct's following to keep, such as 0.95.")
 @click.option(
-    "--sure", callback=_sure, default="0.95", show_default=True, metavar="SHARE|none",
+    "--sure", callback=parse_sure, default="0.95", show_default=True, metavar="SHARE|none",
     help="Keep it in this share of resamplings of the prompts; none takes the point estimate.",
 )  # fmt: skip
 @click.option("--weight", type=float, default=0.0, help="Weight of instruction following in the goal, 0 to 1.")

@@ -24,24 +24,29 @@ from pa_lite.cli.options import (
     SEEDS,
     THREADS,
     chats,
+    check_named,
     parse_size,
+    takes_examples,
     takes_pair,
 )
 from pa_lite.cli.terminal import number, quoted, show_json, show_next, show_table, tell
 
 if TYPE_CHECKING:
-    from pa_lite import ChatOptions, Estimate, StudyOptions
+    from pa_lite import ChatOptions, Estimate, Examples, StudyOptions
     from pa_lite.api.options import PairLike
     from pa_lite.api.studies import Curves, Reading, StudyLike
 
 
-def measured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for what is measured; `study_options` turns them into StudyOptions."""
-    options = [
+def measured(
+    type_help: str = "Weight types, comma-separated.", default_type: str = "F16"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options for what is measured; `study_options` turns them into StudyOptions."""
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         click.option("--lam", "lams", default="0:1:0.1", show_default=True, help="L,L,... or LO:HI:STEP, increasing."),
         EXTRAPOLATE,
         click.option("--tasks", shell_complete=task_names,
-                     help="Tasks, suites or .toml files, comma-separated. Required without --text or --prompts."),
+                     help="Tasks, suites or .toml files, comma-separated."),
+        takes_examples("--output", "--output-column"),
         click.option("--text", type=click.Path(path_type=Path), multiple=True, metavar="FILE|DIR", shell_complete=files,
                      help="Without labels: also measure the bits per byte of plain text, the few-shot side. "
                      "Can be repeated; a .jsonl file has a text in each row."),
@@ -56,18 +61,22 @@ def measured(command: Callable[..., Any]) -> Callable[..., Any]:
                      shell_complete=instruction_sets,
                      help="Also measure instruction following: public (the default), demo, ifeval or a file."),
         click.option("--follow-limit", type=click.IntRange(1), help="Use N evenly spaced instructions."),
-        click.option("--type", "types", default="F16", show_default=True, shell_complete=weight_types,
-                     help="Weight types, comma-separated."),
+        click.option("--type", "types", default=default_type, show_default=bool(default_type),
+                     shell_complete=weight_types, help=type_help),
         click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's."),
         click.option("--limit", type=click.IntRange(1), help="Items of each task; by default all."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the exemplars."),
         click.option("--schedule", default="", metavar="RULES|FILE.toml", shell_complete=files,
                      help="Other lams for groups and layers."),
     ]  # fmt: skip
-    command = chats(command)
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = chats(command)
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def note_instructions(pair: PairLike, follow: str, prompts: str = "") -> None:
@@ -78,28 +87,20 @@ def note_instructions(pair: PairLike, follow: str, prompts: str = "") -> None:
         tell("note: the demo pair knows only its own instructions: use --prompts demo.", err=True)
 
 
-def _check_measured(tasks: str | None, text: tuple[Path, ...], prompts: str) -> None:
-    """Raise a usage error where nothing is to be measured."""
-    if tasks is None and not text and not prompts:
-        context = click.get_current_context()
-        option = next(parameter for parameter in context.command.params if parameter.name == "tasks")
-        raise click.MissingParameter(ctx=context, param=option)
-
-
 def study_options(
-    lams: str, tasks: str | None, follow: str, follow_limit: int | None, types: str, shots: int | None,
-    limit: int | None, seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool, chat: ChatOptions,
-    extrapolate: bool, text: tuple[Path, ...], text_limit: int, prompts: str, prompts_limit: int | None,
-    seeds: int = 1,
+    lams: str, tasks: str | None, examples: Examples | None, follow: str, follow_limit: int | None, types: str,
+    shots: int | None, limit: int | None, seed: int, schedule: str, threads: int, gpu_layers: Any, probe: bool,
+    chat: ChatOptions, extrapolate: bool, text: tuple[Path, ...], text_limit: int, prompts: str,
+    prompts_limit: int | None, seeds: int = 1,
 ) -> StudyOptions:  # fmt: skip
-    _check_measured(tasks, text, prompts)
+    check_named(tasks, examples, text, prompts, others=", --text or --prompts")
     from pa_lite.api.options import parse_lams, read_schedule
     from pa_lite.api.tasks import split_names
 
     return pa_lite.StudyOptions(
         lams=parse_lams(lams, extrapolate), extrapolate=extrapolate,
-        tasks=() if tasks is None else split_names(tasks), text=text, text_limit=text_limit, prompts=prompts,
-        prompts_limit=prompts_limit,
+        tasks=() if tasks is None else split_names(tasks), examples=examples, text=text, text_limit=text_limit,
+        prompts=prompts, prompts_limit=prompts_limit,
         types=split_names(types, "types"), follow=follow, follow_limit=follow_limit, schedule=read_schedule(schedule),
         chat=chat, score=pa_lite.ScoreOptions(shots=shots, limit=limit, seed=seed, seeds=seeds),
         engine=pa_lite.EngineOptions(threads=threads, gpu_layers=gpu_layers, probe=probe),
@@ -108,7 +109,7 @@ def study_options(
 
 @command("Measure a pair at every lam")
 @takes_pair
-@measured
+@measured()
 @SEEDS
 @click.option(
     "--alpaca", metavar="PROMPTS", is_flag=False, flag_value="alpaca-eval", default="", shell_complete=prompts,
@@ -165,6 +166,7 @@ def sweep(
 
     \b
     pa-lite sweep demo --tasks demo --follow demo
+    pa-lite sweep demo --examples my.csv
     pa-lite sweep llama-3.2-1b --lam 0:1:0.1 --tasks quick --follow --run my-run
     pa-lite sweep llama-3.2-1b --text ./my-notes --prompts
     """

@@ -10,13 +10,23 @@ import click
 
 import pa_lite
 from pa_lite.cli.bars import bar
-from pa_lite.cli.completers import known_tasks, one_task, task_names
+from pa_lite.cli.completers import files, known_tasks, one_task, task_names
 from pa_lite.cli.help import NameGroup, command
-from pa_lite.cli.options import FORCE, JSON, OUTPUT, SEEDS, loads_a_model, takes_model
-from pa_lite.cli.terminal import percent, show_json, show_table, tell, tell_text
+from pa_lite.cli.options import (
+    FORCE,
+    JSON,
+    OUTPUT,
+    SEEDS,
+    check_named,
+    loads_a_model,
+    takes_columns,
+    takes_examples,
+    takes_model,
+)
+from pa_lite.cli.terminal import percent, quoted, show_json, show_next, show_table, tell, tell_text
 
 if TYPE_CHECKING:
-    from pa_lite import EngineOptions, ModelRef, SuiteResult
+    from pa_lite import EngineOptions, Examples, ModelRef, SuiteResult
     from pa_lite.api.tasks import Item, Measured, TaskSpec
 
 SHOTS = click.option("--shots", type=click.IntRange(0), help="Exemplars in each prompt; by default the task's.")
@@ -36,10 +46,11 @@ _BASELINES = (
 @takes_model
 @click.option(
     "--tasks",
-    required=True,
+    default="",
     shell_complete=task_names,
     help="Tasks, TASK/GROUP, suites or .toml files, comma-separated.",
 )
+@takes_examples("--output-column")
 @SHOTS
 @click.option("--limit", type=click.IntRange(1), help="Items of each task, over its groups; by default all.")
 @SEED
@@ -61,6 +72,7 @@ _BASELINES = (
 def score(
     model: ModelRef,
     tasks: str,
+    examples: Examples | None,
     shots: int | None,
     limit: int | None,
     seed: int,
@@ -82,16 +94,22 @@ def score(
 
     \b
     pa-lite score demo@0.7 --tasks demo
+    pa-lite score demo@0.7 --examples my.csv
     pa-lite score model.gguf --tasks quick -o results.json --log-samples
     """
     from pa_lite.api.tasks import (
         check_samples_target,
         check_target,
+        column_names,
         results_document,
         write_document,
         write_samples,
     )  # fmt: skip
 
+    check_named(tasks, examples)
+    if output is not None and examples is not None and str(output) in column_names(examples):
+        said = f"--output is the results file: name the column with --output-column {quoted(output)}."
+        raise click.UsageError(said, click.get_current_context())
     if output is not None:
         check_target(output, force)
     samples = None if log_samples is None else log_samples or str((output or Path()).parent)
@@ -101,7 +119,7 @@ def score(
         shots=shots, limit=limit, seed=seed, seeds=seeds, mutual_info=mutual_info, parallel=parallel, noise_sample=8
     )
     with bar("score") as progress, pa_lite.load(model, engine, weight_type) as loaded:
-        result = loaded.score(tasks, options, progress)
+        result = loaded.score(tasks, options, progress, examples=examples)
     document = results_document(result, str(model))
     if output is not None:
         write_document(document, output, ascii_only=True)
@@ -170,7 +188,7 @@ def _numbers(measured: Measured) -> list[str]:
 @JSON
 @click.pass_context
 def tasks(context: click.Context, as_json: bool) -> None:
-    """List the suites and their few-shot tasks; `show NAME` prints one."""
+    """List the suites and their few-shot tasks; `show NAME` prints one, `new FILE` writes one for your own rows."""
     if context.invoked_subcommand is not None:
         return
     from pa_lite.api.tasks import suite_descriptions, suites
@@ -211,6 +229,32 @@ def show(name: str, shots: int | None, seed: int, item: int, as_json: bool) -> N
         })  # fmt: skip
     else:
         show_item(spec, shown)
+
+
+@tasks.command()
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=files)
+@takes_columns("--output", "--output-column")
+@click.option("-o", "path", type=click.Path(path_type=Path), help="Task file; by default FILE's name with .toml.")
+@FORCE
+@JSON
+def new(
+    file: Path, inputs: tuple[str, ...], output_column: str, kind: str | None, path: Path | None, force: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write a task file (TOML) for the rows in FILE, to be changed: the task that --examples FILE scores.
+
+    FILE is CSV, TSV, JSONL, JSON or parquet, with at least 8 rows.
+
+    \b
+    pa-lite tasks new my.csv --input question --output answer -o my.toml
+    """
+    examples = pa_lite.Examples(file, input=inputs, output=output_column, kind=kind or "")
+    written = pa_lite.new_task(examples, path, force=force)
+    if as_json:
+        show_json({"task": str(written)})
+        return
+    tell(str(written))
+    show_next(see_it=f"pa-lite tasks show {quoted(written)}", score_it=f"pa-lite score MODEL --tasks {quoted(written)}")
 
 
 def show_item(spec: TaskSpec, item: Item) -> None:

@@ -33,9 +33,10 @@ from pa_lite.study.unlabelled import AgreementWorkload, InstructWorkload, TextWo
 from pa_lite.study.workload import Workload
 from pa_lite.study.workloads import AnswersWorkload, FollowWorkload, TaskWorkload
 from pa_lite.system.machine import cores
+from pa_lite.tasks.examples import Examples, as_examples, find_specs
 from pa_lite.tasks.prompts import prepare_draws
 from pa_lite.tasks.scoring import ScoreOptions
-from pa_lite.tasks.spec import TaskSpec, find_tasks, split_names
+from pa_lite.tasks.spec import TaskSpec, split_names
 
 _log = logging.getLogger(__name__)
 _SMALL = 30_000_000  # parameters below which one model per core is faster than several threads per model
@@ -55,21 +56,23 @@ _WINDOW_BYTES = 3  # of a token, for the length of passages: most then fit into 
 class StudyOptions:
     """What to measure and how.
 
-    `types` are weight types; `tasks` names of tasks, suites or files; `follow` an instruction set (`public`, `demo`, a
-    file) or "", limited to `follow_limit` instructions; `workers` the number of models at a time, where 0 chooses by
-    their size. `alpaca` names prompts (`alpaca-eval`, a file), limited to `alpaca_limit`; `judge` compares the answers
-    with those in the file `reference`, by default with those at lam 1, and is itself compared with the known
-    preferences in the file `calibration`, if given. `chat` applies to the prompts of instructions and answers; in a
-    plan it is resolved (see `measured_options`). `extrapolate` allows lams outside [0, 1].
+    `types` are weight types; `tasks` names of tasks, suites or files; `examples` a table of own rows, which is one more
+    task; `follow` an instruction set (`public`, `demo`, a file) or "", limited to `follow_limit` instructions;
+    `workers` the number of models at a time, where 0 chooses by their size. `alpaca` names prompts (`alpaca-eval`, a
+    file), limited to `alpaca_limit`; `judge` compares the answers with those in the file `reference`, by default with
+    those at lam 1, and is itself compared with the known preferences in the file `calibration`, if given. `chat`
+    applies to the prompts of instructions and answers; in a plan it is resolved (see `measured_options`).
+    `extrapolate` allows lams outside [0, 1].
 
     Two measures need no right answers. `text` are files and folders of plain text, of which up to `text_limit` bytes
     are scored (0: all). `prompts` names prompts (`everyday`, `demo`, `alpaca-eval`, a file), limited to
     `prompts_limit` evenly spaced ones, that the instruct model answers and all lams are compared with. One of `tasks`,
-    `text` and `prompts` is required.
+    `examples`, `text` and `prompts` is required.
     """
 
     lams: tuple[float, ...] = tuple(i / 10 for i in range(11))
     tasks: tuple[str, ...] = ()
+    examples: Examples | None = None
     types: tuple[str, ...] = ("F16",)
     follow: str = ""
     follow_limit: int | None = None
@@ -94,6 +97,7 @@ class StudyOptions:
         for name, value in {
             "lams": read_lams(self.lams, self.extrapolate),
             "tasks": split_names(self.tasks),
+            "examples": None if self.examples is None else as_examples(self.examples),
             "types": tuple(map(type_name, split_names(self.types, "types"))),
             "schedule": read_schedule(self.schedule),
             "reference": None if self.reference is None else Path(self.reference),
@@ -235,6 +239,12 @@ def plan_study(pair: str | Pair, options: StudyOptions) -> StudyPlan:
     return replace(plan, before=_plan_answers(plan, chat_inputs)) if options.prompts else plan
 
 
+def with_workloads(plan: StudyPlan, workloads: Sequence[Workload[Any]], lams: Sequence[float]) -> StudyPlan:
+    """Return the plan with other workloads at other lams. Those compared with instruct's answers must stay last."""
+    plan = replace(plan, workloads=tuple(workloads), options=replace(plan.options, lams=tuple(lams)))
+    return replace(plan, cells=_cells(plan))
+
+
 def _cells(plan: StudyPlan) -> tuple[PlannedCell, ...]:
     """Return the cells of a plan's workloads. A workload that differs by weight type is there once for each type."""
     by_kind: dict[str, list[int]] = {}
@@ -306,16 +316,16 @@ def plan_workloads(
     and instructions.
     """
     score = options.score
-    specs = find_tasks(options.tasks)
+    specs = find_specs(options.tasks, options.examples)
     if not specs and not options.text and not options.prompts:
-        raise InputError("no task given (--tasks).")
+        raise InputError("no task given (--tasks, or --examples for a table of your own).")
     if len(specs) > MOST_TASKS:
         raise InputError(
             f"{len(specs)} tasks given (--tasks), but a study has at most {MOST_TASKS}. Split them into several runs."
         )
     workloads: list[Workload[Any]] = [_task_workload(spec, score) for spec in specs]
     if options.text:
-        workloads.append(_text_workload(options, min(context, _WINDOW)))
+        workloads.append(text_workload(options, min(context, _WINDOW)))
     if options.alpaca:
         prompts = tuple(load_prompts(options.alpaca)[: options.alpaca_limit])
         name = name_text(Path(options.alpaca).stem)
@@ -342,8 +352,8 @@ def _task_workload(spec: TaskSpec, options: ScoreOptions) -> TaskWorkload:
     return TaskWorkload(first, options, tuple(more))
 
 
-def _text_workload(options: StudyOptions, window: int) -> TextWorkload:
-    """Return the workload of the texts, and log what of them is left out."""
+def text_workload(options: StudyOptions, window: int) -> TextWorkload:
+    """Return the workload of the texts in windows of up to `window` tokens, and log what of them is left out."""
     passages = cut_documents(read_documents(options.text), _WINDOW_BYTES * window, options.text_limit or None)
     for remark in passages.remarks:
         _log.warning("%s", remark)

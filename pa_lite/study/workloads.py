@@ -31,7 +31,7 @@ from pa_lite.tasks.rendering import Item
 from pa_lite.tasks.scoring import ScoreOptions, check_items, score_items
 
 _R = TypeVar("_R", bound=FinishedItem)
-_NOT_IN_DIGEST = ("folder", "description", "is_own", "cluster")  # keys of TaskSpec
+_NOT_IN_DIGEST = ("folder", "description", "is_own", "cluster", "leave_one_out")  # keys of TaskSpec
 
 
 @dataclass(frozen=True)

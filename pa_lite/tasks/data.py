@@ -1,4 +1,4 @@
-"""A task's rows from JSONL, JSON, CSV and parquet files, local or on the Hub, with each row's location."""
+"""A task's rows from JSONL, JSON, CSV, TSV and parquet files, local or on the Hub, with each row's location."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pa_lite.untrusted.rows import Note, Row, Rows, check_number, csv_rows, json
 from pa_lite.untrusted.safe_names import leads_out, path_fault
 
 _log = logging.getLogger(__name__)
-_SUFFIXES = ("parquet", "jsonl", "json", "csv")
+_SUFFIXES = ("parquet", "jsonl", "json", "csv", "tsv")
 _CONVERTED = "refs/convert/parquet"  # the branch with the Hub's parquet copy of a data set
 _LONGEST_GROUP = 1000  # characters of a group's name
 
@@ -70,7 +70,8 @@ class DataFiles:
             )
         if ending == "jsonl":
             return scan_lines(path, note, notes), notes
-        rows = (json_rows if ending == "json" else csv_rows)(path, read_text(path))
+        text = read_text(path, is_csv=ending != "json")
+        rows = json_rows(path, text) if ending == "json" else csv_rows(path, text, "\t" if ending == "tsv" else "")
         return rows, [note(rows.row(i), rows.where(i)) for i in range(len(rows))] if note else notes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from pa_lite.errors import InputError
 from pa_lite.tasks.baselines import majority_share, read_some
 from pa_lite.tasks.data import DataFiles, RowReference, commits, load_split, source_name, split_names
+from pa_lite.tasks.exemplars import OtherRows, draw_shared
 from pa_lite.tasks.rendering import Formatter, Item
 from pa_lite.tasks.sandbox import size_of
 from pa_lite.tasks.spec import TaskSpec
@@ -49,10 +50,37 @@ def prepare_task(
 
     Exemplars are chosen from the shots split by the task's sampler, and are never among the items: if both come from
     one split, rows with an exemplar's text are not scored; otherwise candidates with a scored item's text are skipped.
+    With leave-one-out every row is scored, and those of `OtherRows` come before it.
     `limit` keeps the first items, spread evenly over the groups. Raises InputError if rows, exemplars or columns are
     missing or a template fails.
     """
     return prepare_draws(spec, shots, limit, range(seed, seed + 1), split)[0]
+
+
+# items -> the indices, in their order, of those that are held out
+Apart = Callable[[Sequence[Item]], Collection[int]]
+
+
+def prepare_parts(
+    spec: TaskSpec, apart: Apart, shots: int | None = None, limit: int | None = None, seed: int = 0,
+    split: str | None = None,
+) -> tuple[Prepared, Prepared]:  # fmt: skip
+    """Return the items of `prepare_task` in two parts: those that are not held out, and those that are.
+
+    No held-out row is an exemplar of any item. With leave-one-out and too few other rows, there are fewer exemplars.
+    Raises InputError as `prepare_task`.
+    """
+    held: set[int] = set()
+
+    def choose(items: Sequence[Item]) -> Collection[int]:
+        held.update(apart(items))
+        return held
+
+    with closing(Formatter(spec)) as formatter, closing(DataFiles(formatter.columns)) as files:
+        (whole,) = _prepare(spec, formatter, files, shots, limit, range(seed, seed + 1), split or spec.split, choose)
+    parts = ([item for i, item in enumerate(whole.items) if (i in held) == is_held] for is_held in (False, True))
+    kept, others = (replace(whole, items=tuple(part)) for part in parts)
+    return kept, others
 
 
 def prepare_draws(
@@ -79,12 +107,14 @@ def _prepare(
     limit: int | None,
     seeds: Sequence[int],
     split: str,
+    apart: Apart | None = None,
 ) -> tuple[Prepared, ...]:
     rows = every = _scored_rows(spec, files, split)
-    same = split == spec.shots_split
+    leaves_out = spec.leave_one_out
+    same = leaves_out or split == spec.shots_split
     n_shots = spec.shots if shots is None else shots
     # in file order where exemplars are taken from the scored rows, so that the seed does not change what is scored
-    in_order = spec.sampler == "first" or (spec.sampler == "balanced" and same)
+    in_order = spec.sampler == "first" or (spec.sampler == "balanced" and same and not leaves_out)
     pools: dict[str, list[RowReference]] = {}
     elsewhere = load_split(spec, spec.shots_split, files) if n_shots and not same else []
     if n_shots:
@@ -97,10 +127,10 @@ def _prepare(
     group_rows = Counter(ref.group for _, ref in rows)
     draws: list[dict[str, list[RowReference]]] = [{} for _ in orders]  # each one's exemplars by group
     taken: set[str] = set()
-    if same and n_shots:
+    if same and n_shots and not leaves_out:
         for order, exemplars in zip(orders, draws, strict=True):
             for group in group_rows:
-                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, set())
+                exemplars[group] = draw_shared(spec, formatter, pools.get(group, []), n_shots, order, set())
         taken = {formatter.item(0, ref).key for exemplars in draws for refs in exemplars.values() for ref in refs}
         if spec.sample or (limit is not None and spec.grouped):  # chosen among the rows that are not exemplars
             rows = [(i, ref) for i, ref in rows if formatter.item(0, ref).key not in taken]
@@ -122,8 +152,19 @@ def _prepare(
         keys = {item.key for item in items}
         for order, exemplars in zip(orders, draws, strict=True):
             for group in dict.fromkeys(item.group for item in items):
-                exemplars[group] = _draw(spec, formatter, pools.get(group, []), n_shots, order, keys)
-    prepared = [_with_exemplars(items, exemplars, formatter, kept) for exemplars in draws]
+                exemplars[group] = draw_shared(spec, formatter, pools.get(group, []), n_shots, order, keys)
+    if leaves_out and n_shots and apart is not None:
+        gone = {id(refs[i]) for i in apart(items)}
+        pools = {group: [ref for ref in pool if id(ref) not in gone] for group, pool in pools.items()}
+        if shots is None:
+            n_shots = max(1, min(n_shots, *(len(pool) - 1 for pool in pools.values())))
+    elif apart is not None:
+        apart(items)
+    if leaves_out and n_shots:
+        others_of = {g: OtherRows(spec, formatter, pools[g], n_shots) for g in dict.fromkeys(i.group for i in items)}
+        prepared = [_with_others(items, others_of, order, kept) for order in orders]
+    else:
+        prepared = [_with_exemplars(items, exemplars, formatter, kept) for exemplars in draws]
     indices = {item.index for item in items}
     others = elsewhere + [ref for i, ref in every if i not in indices]
     majority = majority_share([formatter.accepted_of(item) for item in items], read_some(others, formatter.accepted))
@@ -146,6 +187,21 @@ def _with_exemplars(
     out = []
     for item in items:
         out.append(replace(item, lead=kept.once(item.lead + solved.get(item.group, ""), item.where)))
+        _check_length(out[-1])
+    return tuple(out)
+
+
+def _with_others(
+    items: Sequence[Item], others: Mapping[str, OtherRows], order: int | None, kept: _DataSize
+) -> tuple[Item, ...]:
+    """Return the items, each with solved other rows of its group before it."""
+    leads: dict[int, str] = {}
+    for group, rows in others.items():
+        own = [item for item in items if item.group == group]
+        leads |= zip((item.index for item in own), rows.before(own, order), strict=True)
+    out = []
+    for item in items:
+        out.append(replace(item, lead=kept.once(item.lead + leads[item.index], item.where)))
         _check_length(out[-1])
     return tuple(out)
 
@@ -205,44 +261,6 @@ def _scored_rows(spec: TaskSpec, files: DataFiles, split: str) -> list[tuple[int
             raise InputError(f"{source_name(spec)}: split {split!r} has no group {spec.only!r}.")
         return of_group
     return rows
-
-
-def _draw(
-    spec: TaskSpec, formatter: Formatter, pool: Sequence[RowReference], n: int, seed: int | None, forbidden: set[str]
-) -> list[RowReference]:
-    """Return n rows of the pool with distinct texts, none of them forbidden; in file order if the seed is None."""
-    order: Iterable[int] = range(len(pool))
-    if seed is not None:
-        order = map(int, np.random.default_rng(seed).permutation(len(pool)))
-    if spec.sampler == "balanced":
-        items = ((i, formatter.item(i, pool[i])) for i in order)
-        order = _answers_in_turn((i, item) for i, item in items if item.key not in forbidden)
-    chosen: list[RowReference] = []
-    seen = set(forbidden)
-    for i in order:
-        if len(chosen) == n:
-            break
-        if (key := formatter.item(i, pool[i]).key) not in seen:
-            seen.add(key)
-            chosen.append(pool[i])
-    if len(chosen) < n:
-        unusable = f" ({len(pool) - len(chosen)} of them are duplicates or scored)" if len(chosen) < len(pool) else ""
-        most = f"{len(chosen)} or fewer" if chosen else "0"
-        raise InputError(
-            f"task {spec.name}, {source_name(spec)}: {n} shots requested, but split {spec.shots_split!r} has "
-            f"{len(pool)} rows{unusable}. Use --shots {most}, or add rows to the split."
-        )
-    return chosen
-
-
-def _answers_in_turn(items: Iterable[tuple[int, Item]]) -> list[int]:
-    """Return indices so that every answer comes once before any comes twice, and so on, else in the given order."""
-    seen, ranks = Counter[str](), []
-    for i, item in items:
-        answer = f"{item.answer}" if len(item.contexts) > 1 else item.target
-        ranks.append((seen[answer], i))
-        seen[answer] += 1
-    return [i for _, i in sorted(ranks, key=lambda rank: rank[0])]
 
 
 def _sampled(rows: list[tuple[int, RowReference]], sample: int) -> list[tuple[int, RowReference]]:

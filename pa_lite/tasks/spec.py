@@ -33,7 +33,9 @@ class TaskSpec:
     `shots` solved rows of `shots_split`, each followed by `separator`, come before the item, from the item's group if
     the task has groups (`configs`, or the values of the column `group_by`). `sampler` chooses them: by `seed`, the
     `first`, or `balanced`, one row of each answer before a second one of any, in the order of the seed, or of the file
-    if the split is also scored. `delimiter` separates a context from its answer.
+    if the split is also scored. With `leave_one_out` they are other rows of the scored split instead of `shots_split`,
+    so that every row is scored: never the item itself, a row with the same text, or one of its cluster. `delimiter`
+    separates a context from its answer.
 
     **MC, FMC.** `choices` and `answer` are Jinja expressions: the choices, and the index of the correct one. FMC is
     answered with letters: the template shows `lettered`, and ` A`, ` B`, ... are scored. `partial` scores one
@@ -71,6 +73,7 @@ class TaskSpec:
     shots: int = 0
     shots_split: str = "train"
     sampler: str = "seed"
+    leave_one_out: bool = False
     split: str = "test"
     group_by: str = ""
     cluster: str = ""
@@ -164,6 +167,8 @@ def _spec(path: Path, name: str, entry: Mapping[str, Any]) -> TaskSpec:
     if bool(values.get("data")) == bool(values.get("hub")):
         both = "both 'data' and 'hub'" if values.get("data") else "neither 'data' nor 'hub'"
         raise InputError(f"{path}: task {name} has {both}; exactly one is required.")
+    if values.get("leave_one_out") and "shots_split" in values:
+        raise InputError(f"{path}: task {name}: leave_one_out draws from the scored split: remove shots_split.")
     return _checked(path, TaskSpec(name=name, folder=path.parent, is_own=path.parent == _SUITES, **values))
 
 
@@ -258,4 +263,6 @@ def _named(name: str, known: Mapping[str, list[TaskSpec]], by_name: Mapping[str,
             raise InputError(f"task {task} has no group {group!r}.{nearest(group, spec.configs)}")
         configs = (group,) if spec.configs else ()
         return [replace(spec, name=name, only=group, configs=configs, rows=0)]
+    if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
+        raise InputError(f"{name!r} is not a task but a table: use --examples {name}, or write a task file for it.")
     raise InputError(f"unknown task or suite {name!r}.{nearest(name, [*known, *by_name])}")

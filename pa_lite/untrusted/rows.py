@@ -1,4 +1,4 @@
-"""Rows of other people's JSONL, JSON, CSV and TOML files: one reader, with limits; errors name file and line."""
+"""Rows of other people's JSONL, JSON, CSV, TSV and TOML files: one reader, with limits; errors name file and line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 
 from pa_lite.errors import InputError
 from pa_lite.system.opening import MOST_TOML_BYTES, TooLargeError, open_regular, read_regular
-from pa_lite.untrusted.strict_json import json_memory, parse_csv, parse_json, parse_toml
+from pa_lite.untrusted.strict_json import csv_delimiter, json_memory, parse_csv, parse_json, parse_toml
 
 Row = Mapping[str, Any]
 Note = Callable[[Row, str], Any]
@@ -22,6 +22,7 @@ _BLOCK = 1 << 20  # bytes of JSONL that are read at a time
 _LONGEST_LINE = 16 << 20  # bytes of a row
 _MOST_ROWS = 4_000_000  # of a file: the offset of each is kept
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of what spreadsheets call Unicode text
 
 
 class Rows(Protocol):
@@ -124,11 +125,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return row
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, is_csv: bool = False) -> str:
     """Return the UTF-8 text of a file whose rows are all kept in memory. Raises InputError, also if it is too large."""
     try:
         content = read_regular(path, _LARGEST)
-        if (memory := json_memory(content)) > _MEMORY:
+        if (memory := json_memory(content, is_csv)) > _MEMORY:
             raise TooLargeError(path, f"its rows take {memory >> 20} MB of memory, and the limit is {_MEMORY >> 20} MB")
     except TooLargeError as e:
         advice = "Split it, or convert a task's rows to JSONL, which is read line by line."
@@ -138,7 +139,9 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise InputError(f"{path}: is not UTF-8 ({e.reason} at byte {e.start}).") from e
+        if content.startswith(_UTF_16):
+            raise InputError(f"{path}: is UTF-16, not UTF-8. Save it as UTF-8 (in spreadsheets: CSV UTF-8).") from e
+        raise InputError(f"{path}: is not UTF-8 ({e.reason} at byte {e.start}). Save it as UTF-8.") from e
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
@@ -176,13 +179,13 @@ def json_rows(path: Path, text: str) -> Listed:
     return Listed(path, lists[0])
 
 
-def csv_rows(path: Path, text: str) -> Listed:
+def csv_rows(path: Path, text: str, delimiter: str = "") -> Listed:
     """Return the rows of CSV as dictionaries keyed by the names in its first line; cells are strings.
 
-    Raises InputError.
+    Without a delimiter, it is the most frequent of comma, semicolon and tab in the first line. Raises InputError.
     """
     try:
-        (_, names), *lines = parse_csv(text) or [(0, [])]
+        (_, names), *lines = parse_csv(text, delimiter or csv_delimiter(text)) or [(0, [])]
     except ValueError as e:
         raise InputError(f"{path}: is not CSV: {e}.") from e
     for name, count in Counter(names).items():

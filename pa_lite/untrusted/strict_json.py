@@ -26,16 +26,19 @@ _LITERAL = re.compile(r"'[^'\n]*'")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
 _BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]')  # an unclosed string is also skipped in one pass
-_CELL_END = re.compile(r"[,\r\n]|\Z")
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_CELL_END = {mark: re.compile(rf"[{mark}\r\n]|\Z") for mark in _DELIMITERS}
+_HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n])*')  # the first row, whose quoted cells may contain line ends
 # bytes of memory for a JSON value or a cell, an object that is not empty, and a list
 _VALUE, _OBJECT, _LIST = 64, 232, 64
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def json_memory(content: bytes) -> int:
+def json_memory(content: bytes, is_csv: bool = False) -> int:
     """Return an upper bound of the memory in bytes of JSON or CSV content and its values, from its punctuation."""
     objects, lists = content.count(b"{"), content.count(b"[")
-    values = content.count(b",") + content.count(b"\n") + objects + lists
+    marks = (*_DELIMITERS, "\n") if is_csv else (",", "\n")
+    values = sum(content.count(mark.encode()) for mark in marks) + objects + lists
     return len(content) * (1 if content.isascii() else 4) + _VALUE * values + _OBJECT * objects + _LIST * lists
 
 
@@ -195,12 +198,21 @@ def _without_strings(line: str) -> str:
     return "".join(kept) + line[at:]
 
 
-def parse_csv(text: str) -> list[tuple[int, list[str]]]:
+def csv_delimiter(text: str) -> str:
+    """Return what separates the cells of CSV: the most frequent of comma, semicolon and tab in its first row."""
+    header = _HEADER.match(text.lstrip("\r\n"))
+    plain = re.sub(r'"[^"]*"', "", header[0]) if header else ""
+    return max(_DELIMITERS, key=plain.count)  # the first, a comma, if there are equally many
+
+
+def parse_csv(text: str, delimiter: str = ",") -> list[tuple[int, list[str]]]:
     """Return the rows of CSV (RFC 4180), each with the number of the line it ends on; empty lines are skipped.
+
+    `delimiter` is a comma, a semicolon or a tab.
 
     Cells may have any length. The rows equal those of `csv.reader(strict=True)`, which is not used because its limit on
     a cell's length is global to the process. Raises ValueError, naming the line, for a quoted cell that is not closed
-    or not followed by a comma or line end.
+    or not followed by the delimiter or line end.
     """
     rows: list[tuple[int, list[str]]] = []
     at, line = 0, 1
@@ -209,13 +221,13 @@ def parse_csv(text: str) -> list[tuple[int, list[str]]]:
         cells: list[str] = []
         while True:
             if text.startswith('"', at):
-                end = _closing_quote(text, at, line)
+                end = _closing_quote(text, at, line, delimiter)
                 cells.append(text[at + 1 : end - 1].replace('""', '"'))
             else:
-                end = _cell_end(text, at)
+                end = _cell_end(text, at, delimiter)
                 cells.append(text[at:end])
             at = end + 1
-            if not text.startswith(",", end):
+            if not text.startswith(delimiter, end):
                 break
         if text.startswith("\r\n", end):
             at += 1
@@ -226,13 +238,13 @@ def parse_csv(text: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _cell_end(text: str, at: int) -> int:
-    found = _CELL_END.search(text, at)
+def _cell_end(text: str, at: int, delimiter: str) -> int:
+    found = _CELL_END[delimiter].search(text, at)
     assert found is not None
     return found.start()
 
 
-def _closing_quote(text: str, at: int, line: int) -> int:
+def _closing_quote(text: str, at: int, line: int, delimiter: str) -> int:
     """Return the end, one past the last quote, of a quoted cell that starts at `at` in a row that starts on `line`."""
     end = at + 1
     while True:
@@ -242,6 +254,7 @@ def _closing_quote(text: str, at: int, line: int) -> int:
         if text.startswith('"', end):
             end += 1
             continue
-        if end < len(text) and text[end] not in ",\r\n":
-            raise ValueError(f"line {line}: {text[end]!r} follows a closing quotation mark, where a comma is required")
+        if end < len(text) and text[end] not in f"{delimiter}\r\n":
+            wanted = _DELIMITERS[delimiter]
+            raise ValueError(f"line {line}: {text[end]!r} follows a closing quotation mark, where {wanted} is required")
         return end

@@ -44,6 +44,8 @@ KEYWORDS: list[tuple[Any, type, set[str]]] = [
     # one model at a time, and no judge
     (pa_lite.search, pa_lite.StudyOptions, {"workers", "alpaca", "alpaca_limit", "judge", "reference", "calibration"}),
     (pa_lite.search, pa_lite.SearchOptions, set()),
+    (pa_lite.tune, pa_lite.StudyOptions, {"alpaca", "alpaca_limit", "judge", "reference", "calibration"}),
+    (pa_lite.tune, pa_lite.Goal, set()),
     (pa_lite.search, pa_lite.Goal, set()),
     *(
         # noise_sample is for commands that score once; a search draws exemplars once

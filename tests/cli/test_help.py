@@ -52,7 +52,10 @@ def test_options_of_long_commands_are_grouped(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sweep", "demo"], "error: missing option '--tasks'.\nSee: pa-lite sweep --help\n"),
+        (
+            ["sweep", "demo"],
+            "error: missing --tasks NAMES, --examples FILE, --text or --prompts.\nSee: pa-lite sweep --help\n",
+        ),
         (["merge", "--lamm", "3"], "See: pa-lite merge --help\n"),
         (["marge"], "See: pa-lite --help\n"),
     ],

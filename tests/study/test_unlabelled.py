@@ -277,7 +277,7 @@ def test_a_schedule_does_not_change_who_answers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"text": (), "prompts": ""}, "no task given (--tasks)"),
+    ({"text": (), "prompts": ""}, "no task given (--tasks, or --examples"),
     ({"text": ("nothing.txt",)}, "nothing.txt: cannot be read"),
     ({"prompts": "nothing"}, "unknown prompts 'nothing'"),
     ({"text_limit": -1}, "--text-limit -1 is negative"),
@@ -334,7 +334,7 @@ def test_commands(
     assert len(list(Path("lm").iterdir())) == 2
     code, out, err = command(capsys, "sweep", "demo", "--follow", "demo")
     assert (code, out) == (2, "")
-    assert "error: missing option '--tasks'." in err
+    assert "error: missing --tasks NAMES, --examples FILE, --text or --prompts." in err
     code, out, err = command(capsys, "sweep", "demo", "--prompts", "--lam", "0,1", "--dry-run")
     assert code == 0
     assert "note: the demo pair knows only its own instructions: use --prompts demo." in err

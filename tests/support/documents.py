@@ -13,6 +13,7 @@ How a document is run, from its first line to its last, in one empty folder:
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -39,10 +40,11 @@ NOT_RUN: Mapping[str, str] = {
     r"^curl ": "asks a running server; tests/serving/server/test_clients.py does the same",
     r"^(ruff|pytest) ": "takes long, and runs this test; CI runs all of it",
     r"^python tests/test_prose\.py": "tests/test_prose.py runs all that it checks",
-    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures)\b": "takes long; options are checked",
+    r"^python -m tools\.(bench|chaos|coverage|demo|fuzz|label_free|load|pictures|tune)\b": "slow; options are checked",
     r"^python -m tools\.docs": "writes into the repository; tests/tools/test_docs.py compares what it would write",
     r"^pa-lite demo": "tests/study/test_demo.py runs it",
     r"^pa-lite harness": "needs the extra and data sets of the Hub; tests/tasks/lm_eval runs it",
+    r"^pa-lite push ": "asks, and needs a token for the Hub; tests/cli/test_push.py runs it on a loopback Hub",
     r"^pa-lite doctor --clean$": "asks about all temporary files; tests/system/test_leftovers.py runs it",
     r"^(\S+=\S+ )?pa-lite serve": "runs until it is stopped; tests/serving/server does the same",
     r"^pa-lite chat": "a conversation on a terminal; tests/cli/test_chat.py has some",
@@ -54,7 +56,8 @@ NOT_RUN: Mapping[str, str] = {
 STAND_INS: Mapping[str, str] = {
     "Base": "base folder", "Llama-3.2-1B": "base folder", "Instruct": "instruct folder",
     "Llama-3.2-1B-Instruct": "instruct folder", "base.gguf": "lam 0", "instruct.gguf": "lam 1", "model.gguf": "lam 0.7",
-    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1", "my-notes": "text", "Adapter": "random adapter",
+    "judge.gguf": "lam 0.9", "instruct.json": "answers at lam 1", "my-notes": "text", "my.csv": "rows",
+    "Adapter": "random adapter",
 }  # fmt: skip
 # prompts of the embedded pair, instead of the hundreds that `--prompts demo` has
 PROMPTS = "few.jsonl"
@@ -65,6 +68,7 @@ QUICKER: Mapping[str, tuple[str, ...]] = {
     "follow": ("--limit", "8"), "judge": ("--limit", "4"),
     "sweep": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
     "search": ("--limit", "4", "--follow-limit", "8", "--lam", "0,0.6,1"),
+    "tune": ("--limit", "8", "--follow-limit", "8", "--lam", "0,0.6,1"),
 }  # fmt: skip
 # pattern -> what is run instead
 REPLACED: Mapping[str, str] = {
@@ -147,6 +151,10 @@ def make_stand_ins(folder: Path) -> None:
                 with safetensors.safe_open(part, "np") as file:
                     shapes.update({key: np.empty(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
             write_peft(folder / name, factors(shapes, modules_of(shapes, "q_proj")))
+        elif kind == "rows":
+            towns = map(json.loads, (demo / "data" / "town.jsonl").read_text("utf-8").splitlines())
+            rows = [f"{row['query']},{row['choices'][row['answer']]}" for row in towns if row["split"] == "test"][::4]
+            (folder / name).write_text("\n".join(["question,answer", *rows, ""]), "utf-8")
         elif kind == "text":
             (folder / name).mkdir()
             (folder / name / "notes.md").write_text((ROOT / "README.md").read_text("utf-8")[:4000], "utf-8")

@@ -1,6 +1,7 @@
 """A Hub on loopback: real HTTP, the API that huggingface_hub uses, a separate storage host, and faults on demand.
 
 Large files (LFS) redirect from the Hub's port to the storage's, as on the public Hub; others are served by the Hub.
+Uploads use LFS (HF_HUB_DISABLE_XET), whole or in parts of `part_size` bytes; `hub_uploads` has that part of the API.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.support import hub_uploads
+
 LARGE = (".safetensors", ".gguf", ".parquet", ".bin", ".model")
 TOKEN = "hf_good"  # reads gated and private repositories
 STRANGER = "hf_stranger"  # valid, but its user has not accepted the licence
+WRITER = "hf_writer"  # writes to the repositories of `org`
+LIMITED = "hf_limited"  # of the kind whose rights the Hub does not list: it may not write
 _REVISION = r"(?P<rev>refs/convert/[^/]+|[^/]+)"
 _PAGE = 50  # entries in one page of a tree
 
@@ -39,7 +44,7 @@ class Repo:
 
     def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
         """Add a commit with exactly these files and let the branch name it."""
-        text = json.dumps([self.name, len(self.commits), sorted((n, _sha256(b)) for n, b in files.items())])
+        text = json.dumps([self.name, len(self.commits), sorted((n, sha256(b)) for n, b in files.items())])
         sha = hashlib.sha1(text.encode()).hexdigest()
         self.commits[sha] = dict(files)
         self.refs[branch] = sha
@@ -90,6 +95,8 @@ class HubServer:
     blobs: dict[str, bytes] = field(default_factory=dict)
     tags: dict[tuple[str, int], str] = field(default_factory=dict)
     signature: int = 0
+    part_size: int = 0
+    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(
@@ -153,7 +160,7 @@ def running_hub() -> Iterator[HubServer]:
     state = HubServer()
     servers = []
     for host in ("hub", "storage"):
-        handler = type("Handler", (_Handler,), {"state": state, "host": host})
+        handler = type("Handler", (Handler,), {"state": state, "host": host})
         server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
@@ -170,7 +177,7 @@ def running_hub() -> Iterator[HubServer]:
             server.server_close()
 
 
-def _sha256(content: bytes) -> str:
+def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -178,16 +185,20 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-def _blob_id(content: bytes) -> str:
+def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer
+class Refusal(Exception):  # noqa: N818 - an answer
+    """An answer with an error status, and the Hub's code and message for it."""
+
     def __init__(self, status: int, code: str = "", message: str = "") -> None:
         self.status, self.code, self.message = status, code, message
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers the requests of one host, `hub` or `storage`."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     state: HubServer
@@ -205,9 +216,21 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
     def _answer(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        self.posted = self.rfile.read(length)
+        self.posted = self._body()
         parts = urlsplit(self.path)
         request = Request(self.command, self.host, unquote(parts.path), dict(self.headers.items()))
         self.state.requests.append(request)
@@ -218,25 +241,25 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault is not None and self.fault.kind == "status":
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after is not None else {}
-            self._send(self.fault.status, self.fault.body, extra)
+            self.send(self.fault.status, self.fault.body, extra)
             return
         if self.fault is not None and self.fault.kind == "endless":
             self._send_without_end(self.fault.status)
             return
         if self.fault is not None and self.fault.kind == "redirect":
-            self._send(307, b"", {"Location": self.fault.body.decode()})
+            self.send(307, b"", {"Location": self.fault.body.decode()})
             return
         if self.fault is not None and self.fault.kind == "astray":
-            self._send(302, b"", {"Location": self.fault.body.decode("latin-1"), "X-Repo-Commit": "0" * 40,
+            self.send(302, b"", {"Location": self.fault.body.decode("latin-1"), "X-Repo-Commit": "0" * 40,
                                   "X-Linked-Etag": f'"{"0" * 64}"', "X-Linked-Size": "9"})  # fmt: skip
             return
         try:
             (self._storage if self.host == "storage" and "/resolve/" not in request.path else self._hub)(
                 request.path, parse_qs(parts.query)
             )
-        except _Refusal as e:
+        except Refusal as e:
             extra = {"X-Error-Code": e.code} if e.code else {}
-            self._send(e.status, e.message.encode(), {**extra, "X-Error-Message": e.message})
+            self.send(e.status, e.message.encode(), {**extra, "X-Error-Message": e.message})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -248,33 +271,33 @@ class _Handler(BaseHTTPRequestHandler):
             repo = self._repo(found)
             asked = json.loads(self.posted)["paths"]
             files = self._files(repo, found["rev"])[1]
-            self._json([self._entry(n, files[n]) for n in asked if n in files])
+            self.json([self._entry(n, files[n]) for n in asked if n in files])
         elif found := re.fullmatch(rf"/api/(?P<kind>model|dataset)s/{name}(/revision/(?P<rev>.+))?", path):
             self._info(self._repo(found), found["rev"] or "main", query)
         elif found := re.fullmatch(rf"/((?P<kind>dataset)s/)?{name}/resolve/{_REVISION}/(?P<file>.+)", path):
             self._resolve(self._repo(found), found["rev"], found["file"])
-        else:
-            raise _Refusal(404, "", "Not Found")
+        elif not hub_uploads.answer(self, path):
+            raise Refusal(404, "", "Not Found")
 
     def _repo(self, found: re.Match[str]) -> Repo:
         repo = self.state.repos.get((found["kind"] or "model", found["repo"]))
-        if repo is None or (repo.is_private and self._token() != TOKEN):
-            raise _Refusal(404 if self._token() else 401, "RepoNotFound", "Repository not found")
+        if repo is None or (repo.is_private and self.token() not in (TOKEN, WRITER)):
+            raise Refusal(404 if self.token() else 401, "RepoNotFound", "Repository not found")
         return repo
 
-    def _token(self) -> str:
+    def token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def _files(self, repo: Repo, revision: str) -> tuple[str, dict[str, bytes]]:
         commit = repo.refs.get(revision, revision)
         if commit not in repo.commits:
-            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit, repo.commits[commit]
 
     def _entry(self, name: str, content: bytes) -> dict[str, Any]:
-        entry: dict[str, Any] = {"type": "file", "oid": _blob_id(content), "size": len(content), "path": name}
+        entry: dict[str, Any] = {"type": "file", "oid": blob_id(content), "size": len(content), "path": name}
         if name.endswith(LARGE):
-            entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
         return entry
 
     def _info(self, repo: Repo, revision: str, query: dict[str, list[str]]) -> None:
@@ -288,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if "lfs" in entry:
                     sibling["lfs"] = {"sha256": entry["lfs"]["oid"], "size": entry["size"], "pointerSize": 134}
             siblings.append(sibling)
-        self._json({
+        self.json({
             "_id": "0", "id": repo.name, "modelId": repo.name, "author": repo.name.split("/")[0], "sha": commit,
             "private": repo.is_private, "gated": "manual" if repo.is_gated else False, "disabled": False, "tags": [],
             "downloads": 0, "likes": 0, "siblings": siblings, "lastModified": "2024-01-01T00:00:00.000Z",
@@ -310,39 +333,42 @@ class _Handler(BaseHTTPRequestHandler):
             if is_deep or not folders:
                 entries[name] = self._entry(name, content)
         if below and not entries:
-            raise _Refusal(404, "EntryNotFound", f"{below} does not exist")
+            raise Refusal(404, "EntryNotFound", f"{below} does not exist")
         start = int(query.get("cursor", ["0"])[0])
         extra = {}
         if start + _PAGE < len(entries):
             rest = "&".join(f"{k}={v[0]}" for k, v in query.items() if k != "cursor")
             url = f"{self.state.endpoint}{urlsplit(self.path).path}?{rest}&cursor={start + _PAGE}"
             extra["Link"] = f'<{url}>; rel="next"'
-        self._json(list(entries.values())[start : start + _PAGE], extra)
+        self.json(list(entries.values())[start : start + _PAGE], extra)
 
     def _resolve(self, repo: Repo, revision: str, name: str) -> None:
-        if repo.is_gated and self._token() != TOKEN:
+        if repo.is_gated and self.token() != TOKEN:
             told = f"Access to model {repo.name} is restricted."
-            raise _Refusal(403 if self._token() else 401, "GatedRepo", told)
+            raise Refusal(403 if self.token() else 401, "GatedRepo", told)
         commit, files = self._files(repo, revision)
         if name not in files:
-            raise _Refusal(404, "EntryNotFound", "Entry not found")
+            raise Refusal(404, "EntryNotFound", "Entry not found")
         content = files[name]
         extra = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if not name.endswith(LARGE):
-            self._content(content, _blob_id(content), extra)
+            self._content(content, blob_id(content), extra)
             return
-        tag = self.state.tag(_sha256, content)
+        tag = self.state.tag(sha256, content)
         self.state.blobs[tag] = content
-        extra |= {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content)), "ETag": f'"{_blob_id(content)}"'}
+        extra |= {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(content)), "ETag": f'"{blob_id(content)}"'}
         extra["Location"] = f"{self.state.storage}/{tag}?signature={self.state.signature}"
-        self._send(302, b"", extra)
+        self.send(302, b"", extra)
 
     def _storage(self, path: str, query: dict[str, list[str]]) -> None:
+        if self.command == "PUT":
+            hub_uploads.store(self, path)
+            return
         if query.get("signature") != [str(self.state.signature)]:
-            raise _Refusal(403, "", "Request has expired")
+            raise Refusal(403, "", "Request has expired")
         content = self.state.blobs.get(path[1:])
         if content is None:
-            raise _Refusal(404, "", "object not found")
+            raise Refusal(404, "", "object not found")
         self._content(content, self.state.tag(_md5, content), {})
 
     def _content(self, content: bytes, tag: str, extra: dict[str, str]) -> None:
@@ -359,21 +385,21 @@ class _Handler(BaseHTTPRequestHandler):
             extra["Content-Encoding"] = "gzip"
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None or kind == "whole":
-            self._send(200, content, extra)
+            self.send(200, content, extra)
             return
         start, stop = int(asked[1]), min(len(content), int(asked[2] or len(content)) + 1)
         if start >= len(content):
-            self._send(416, b"", {**extra, "Content-Range": f"bytes */{len(content)}"})
+            self.send(416, b"", {**extra, "Content-Range": f"bytes */{len(content)}"})
             return
         if kind == "short":
             assert self.fault is not None
             stop = min(stop, start + self.fault.after)
         first = "0" * 5000 + str(start) if kind == "digits" else str(start)
         extra["Content-Range"] = f"bytes {first}-{stop - 1}/{len(content)}"
-        self._send(206, content[start:stop], extra)
+        self.send(206, content[start:stop], extra)
 
-    def _json(self, document: Any, extra: Mapping[str, str] | None = None) -> None:
-        self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json", **(extra or {})})
+    def json(self, document: Any, extra: Mapping[str, str] | None = None) -> None:
+        self.send(200, json.dumps(document).encode(), {"Content-Type": "application/json", **(extra or {})})
 
     def _send_without_end(self, status: int) -> None:
         self.send_response(status)
@@ -383,7 +409,7 @@ class _Handler(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b"no" * 5000)
 
-    def _send(self, status: int, body: bytes, extra: Mapping[str, str]) -> None:
+    def send(self, status: int, body: bytes, extra: Mapping[str, str]) -> None:
         self.send_response(status)
         for key, value in extra.items():
             self.send_header(key, value)

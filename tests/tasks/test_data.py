@@ -24,9 +24,10 @@ def write(folder: Path, ending: str) -> Path:
         path.write_text("\n\n".join(json.dumps(r, ensure_ascii=False) for r in ROWS) + "\n", "utf-8")
     elif ending == "json":
         path.write_text(json.dumps({"canary": "x", "examples": ROWS}), "utf-8-sig")
-    elif ending == "csv":
+    elif ending in ("csv", "tsv"):
         cells = [[f'"{v}"' for v in (r["a"].replace('"', '""'), r["n"])] for r in ROWS]
-        path.write_text("\n".join(["a,n", *(",".join(c) for c in cells)]), "utf-8")
+        mark = "," if ending == "csv" else "\t"
+        path.write_text("\n".join([f"a{mark}n", *(mark.join(c) for c in cells)]), "utf-8")
     else:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     return path
@@ -34,7 +35,13 @@ def write(folder: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize(
     ("ending", "places"),
-    [("jsonl", ":1 :3"), ("json", ": row 1, : row 2"), ("csv", ":2 :4"), ("parquet", ": row 1, : row 2")],
+    [
+        ("jsonl", ":1 :3"),
+        ("json", ": row 1, : row 2"),
+        ("csv", ":2 :4"),
+        ("tsv", ":2 :4"),
+        ("parquet", ": row 1, : row 2"),
+    ],
 )
 def test_every_format_gives_the_same_rows_with_their_locations(tmp_path: Path, ending: str, places: str) -> None:
     path = write(tmp_path, ending)
@@ -71,7 +78,7 @@ def test_parquet_is_read_in_blocks_in_any_order(tmp_path: Path) -> None:
         ("x.csv", b'a,b\n1,"2\n3,4\n', r"x.csv: is not CSV: line 2: a quotation mark is never closed"),
         ("x.csv", b"a,b,a\n1,2,3\n", r"x.csv: has the column 'a' 2 times"),
         ("x.parquet", b"PAR1 no", r"x.parquet: is not a parquet file"),
-        ("x.txt", b"", r"x.txt: is not a data file: its name must end in .parquet, .jsonl, .json, .csv"),
+        ("x.txt", b"", r"x.txt: is not a data file: its name must end in .parquet, .jsonl, .json, .csv, .tsv"),
     ],
 )
 def test_bad_files_are_refused_by_row(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -79,6 +86,25 @@ def test_bad_files_are_refused_by_row(tmp_path: Path, name: str, content: bytes,
     with pytest.raises(InputError, match=message) as caught:
         read_rows(tmp_path / name)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_csv_may_have_other_delimiters_and_a_byte_order_mark(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f'a{mark}b\r\n"1,5"{mark}"x;y\tz"\r\n', "utf-8-sig", newline="")
+    assert read_rows(path).row(0) == {"a": "1,5", "b": "x;y\tz"}
+
+
+def test_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a\tb\n", "utf-16")
+    with pytest.raises(
+        InputError, match=r"x\.csv: is UTF-16, not UTF-8\. Save it as UTF-8 \(in spreadsheets: CSV UTF-8"
+    ):
+        read_rows(path)
+    path.write_bytes("a,b\né,1\n".encode("cp1252"))
+    with pytest.raises(InputError, match=r"is not UTF-8 \(invalid continuation byte at byte 4\)\. Save it as UTF-8"):
+        read_rows(path)
 
 
 def test_a_csv_cell_may_be_long_and_csv_field_size_limit_is_unchanged(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pa_lite.untrusted.strict_json import parse_csv, parse_json, parse_toml
+from pa_lite.untrusted.strict_json import csv_delimiter, parse_csv, parse_json, parse_toml
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 _VALUES = st.recursive(
@@ -105,16 +105,16 @@ def test_invalid_toml_is_refused(text: str | bytes, message: str) -> None:
     assert time.perf_counter() - start < 10  # not endless
 
 
-@given(st.text(st.sampled_from('ab,"\r\n\u2028 ')))
-def test_csv_is_parsed_as_by_python(text: str) -> None:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+@given(st.text(st.sampled_from('ab,;\t"\r\n\u2028 ')), st.sampled_from(",;\t"))
+def test_csv_is_parsed_as_by_python(text: str, delimiter: str) -> None:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     expected: list[tuple[int, list[str]]] | None
     try:
         expected = [(reader.line_num, row) for row in reader if row]
     except csv.Error:
         expected = None
     try:
-        found: list[tuple[int, list[str]]] | None = parse_csv(text)
+        found: list[tuple[int, list[str]]] | None = parse_csv(text, delimiter)
     except ValueError:
         found = None
     assert found == expected
@@ -131,6 +131,24 @@ def test_csv_is_parsed_as_by_python(text: str) -> None:
 def test_invalid_csv_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_csv(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        ("a,b\n1;2;3;4,5", ","),
+        ("a;b;c\n1,2,3;4,5,6;7", ";"),
+        ("a\tb,c\n", ","),
+        ("\n\r\na\tb\tc,d\n", "\t"),
+        ('"a,b,c";d\n', ";"),
+        ('"a;\nb;c",d\n', ","),
+        ("one column", ","),
+        ("", ","),
+        ('"' + "x;" * 100_000, ","),
+    ],
+)
+def test_the_delimiter_of_csv_is_that_of_its_first_row(text: str, delimiter: str) -> None:
+    assert csv_delimiter(text) == delimiter
 
 
 def test_csv_cells_may_have_any_length() -> None:

@@ -147,7 +147,7 @@ class Links:
         check = {"instruction": "Name a bird in capitals.", "checks": [{"kind": "uppercase"}]}
         self.inputs["set"].write_text(json.dumps(check) + "\n", "utf-8")
         (folder / "own" / "rows.jsonl").write_text(
-            "".join(json.dumps({"q": f"{i}+1", "a": str(i + 1), "split": "test"}) + "\n" for i in range(4)), "utf-8"
+            "".join(json.dumps({"q": f"{i}+1", "a": str(i + 1), "split": "test"}) + "\n" for i in range(8)), "utf-8"
         )
         (folder / "own" / "own.toml").write_text(
             '[tasks.own]\ndata = "rows.jsonl"\nkind = "G"\ntemplate = "{{ q }}="\nanswers = "[a]"\nshots = 0\n'

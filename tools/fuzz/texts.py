@@ -25,6 +25,7 @@ from pa_lite.merging.schedule import parse_schedule
 from pa_lite.study.texts import cut_documents, read_documents
 from pa_lite.system.markers import MERGE, RESULTS, marker_line
 from pa_lite.tasks.data import read_rows
+from pa_lite.tasks.examples import examples_task
 from pa_lite.tasks.spec import load_suite_file
 from tools.fuzz.binary import BundleMutator, json_bytes, pack, unpack
 from tools.fuzz.gguf import damage, some_text
@@ -158,6 +159,8 @@ def _row_seeds() -> list[bytes]:
         pack({"rows.jsonl": b"\n".join(map(json_bytes, rows))}, _ROW_FILES),
         pack({"rows.json": json_bytes({"version": 1, "data": rows})}, _ROW_FILES),
         pack({"rows.csv": b'split,query,answer\r\ndev,"a, ""b""",1\r\ndev,"two\nlines",0\r\n'}, _ROW_FILES),
+        pack({"rows.csv": b"\xef\xbb\xbfquery;answer\n" + b"".join(b"q%d;%d\n" % (i, i % 2) for i in range(8))},
+             _ROW_FILES),
     ]  # fmt: skip
 
 
@@ -168,6 +171,7 @@ def _read_rows(folder: Path) -> None:
             for i in range(len(rows)):
                 assert isinstance(rows.row(i), dict)
                 assert rows.where(i)
+            examples_task(folder / name)
 
 
 # --- plain text ---

@@ -85,7 +85,8 @@ def is_offline() -> bool:
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _api() -> Any:
+def hub_api() -> Any:
+    """Return huggingface_hub's client for the Hub that the environment names."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=endpoint(), library_name="pa-lite")
@@ -94,7 +95,9 @@ def _api() -> Any:
 def _commit_now(reference: HubReference) -> str:
     """Return the commit that the Hub reports. Raises HubError."""
     repo, repo_type, revision = reference.repo, reference.repo_type, reference.revision
-    info = attempt(lambda: _api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT), reference)
+    info = attempt(
+        lambda: hub_api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=TIMEOUT), reference
+    )
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         raise reference.error("the Hub reports no commit for it. Check HF_ENDPOINT.")
     return info.sha
@@ -102,7 +105,7 @@ def _commit_now(reference: HubReference) -> str:
 
 def _entries(reference: HubReference, commit: str) -> Iterable[Any]:
     repo, repo_type = reference.repo, reference.repo_type
-    return _api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)  # type: ignore[no-any-return]
+    return hub_api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type)  # type: ignore[no-any-return]
 
 
 def _files(entries: Iterable[Any]) -> list[HubFile]:

@@ -127,12 +127,13 @@ def _sides(plan: StudyPlan, goal: Goal) -> Sides:
     if plan.options.score.seeds > 1:
         raise InputError("a search draws exemplars once: omit --seeds. To average over draws, use a sweep.")
     options, last = plan.options, plan.workloads[-1]
-    if options.tasks and options.text:
+    has_tasks = bool(options.tasks or options.examples)
+    if has_tasks and options.text:
         raise InputError("a search goes by --tasks, or by --text in their place: omit one. A sweep measures both.")
     if options.follow and options.prompts:
         raise InputError("a search goes by --follow, or by --prompts in its place: omit one. A sweep measures both.")
-    if not (options.tasks or options.text):
-        raise InputError("a search requires few-shot tasks (--tasks), or text (--text) in their place.")
+    if not (has_tasks or options.text):
+        raise InputError("a search requires few-shot tasks (--tasks, --examples), or text (--text) in their place.")
     sides = Sides(
         sizes=tuple(w.n_items for w in plan.workloads),
         has_follow=isinstance(last, (FollowWorkload, AgreementWorkload)),

@@ -110,7 +110,7 @@ def test_a_search_keeps_answers_and_evaluations(notes: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(("words", "message"), [
     ({"tasks": "demo_kind", "text": "notes.txt"}, "goes by --tasks, or by --text in their place"),
     ({"tasks": "demo_kind", "follow": "demo", "prompts": "demo"}, "goes by --follow, or by --prompts in its place"),
-    ({"prompts": "demo"}, r"requires few-shot tasks \(--tasks\), or text \(--text\)"),
+    ({"prompts": "demo"}, r"requires few-shot tasks \(--tasks, --examples\), or text \(--text\)"),
     ({"text": "notes.txt", "weight": 0.5}, r"fewest bits per byte of text and following.*\(--follow\)"),
 ])  # fmt: skip
 def test_goals_that_cannot_be_measured_are_refused(

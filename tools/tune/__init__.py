@@ -1,0 +1,1 @@
+"""How well `pa-lite tune` chooses from thirty rows: the embedded pair's families, drawn many times."""
