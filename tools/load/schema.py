@@ -9,6 +9,7 @@ import argparse
 import re
 import shutil
 import subprocess
+import tempfile
 
 from tools.load.answers import Memory, ask, learn, left_over
 from tools.servers import ServerError, pa_lite_server
@@ -31,7 +32,10 @@ def run(options: argparse.Namespace) -> list[str]:
     if program is None:
         raise ServerError("schemathesis was not found: pip install schemathesis")
     findings, n_sent, seed = list[str](), 0, options.seed
-    with pa_lite_server("demo", "--parallel", "4", "--n-ctx", "256") as server:
+    with (
+        pa_lite_server("demo", "--parallel", "4", "--n-ctx", "256") as server,
+        tempfile.TemporaryDirectory() as folder,  # schemathesis leaves a cache where it runs
+    ):
         questions, memory = learn(server, options.seed)[:5], Memory(server)
         while n_sent < options.requests and len(findings) < 20:
             words = [
@@ -39,7 +43,7 @@ def run(options: argparse.Namespace) -> list[str]:
                 str(seed),
                 "--max-examples", str(_PORTION), "--workers", "4", "--generation-database", "none",
             ]  # fmt: skip
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=folder)
             n = sum(map(int, _TOTAL.findall(done.stdout)))
             n_sent, seed = n_sent + n, seed + 1
             if done.returncode or not n:

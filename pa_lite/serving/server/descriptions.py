@@ -219,5 +219,6 @@ def answers(document: type[BaseModel], streams: bool = False) -> dict[int | str,
     """Return FastAPI's description of a route's responses: a document, or an error."""
     found: dict[str, Any] = {"model": document}
     if streams:
-        found["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+        # OpenAPI 3.1 has no schema for events; each has a chunk as data, and the last one [DONE]
+        found["content"] = {"text/event-stream": {}}
     return {200: found, "4XX": {"model": ErrorDocument}, "5XX": {"model": ErrorDocument}}
