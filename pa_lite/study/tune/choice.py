@@ -65,16 +65,7 @@ class Choice:
 
 def choose_lam(found: Measurements, goal: Goal, seed: int = 0) -> Choice:
     """Return the lam for the goal. Raises InputError as `Goal.utilities`."""
-    rng = np.random.default_rng(seed)
-    metric = posterior_draws([_on_grid(found, v) for v in found.metric], found.lams, rng, _DRAWS)
-    means = [(a + b) / 2 for a, b in zip(found.metric, found.likely, strict=True)]
-    skill = posterior_draws([_on_grid(found, v) for v in means], found.lams, rng, _DRAWS)
-    follow = None
-    if found.follow is not None:
-        follow = posterior_draws([_on_grid(found, found.follow)], found.lams, rng, _DRAWS)
-        if found.has_base:
-            follow = follow - follow[:, [found.lams.index(0.0)]]
-        follow = follow - goal.margin(found.lams, follow[0], follow[1:])
+    metric, skill, follow = _draws(found, goal, seed)
     low, high = found.window
     inside = [found.lams.index(lam) for lam in found.measured if low <= lam <= high]
     lams = [found.lams[i] for i in inside]
@@ -90,6 +81,38 @@ def choose_lam(found: Measurements, goal: Goal, seed: int = 0) -> Choice:
         confidence=float(np.mean([abs(lam - lams[at]) <= _WITHIN for lam in won])), window=tuple(lams),
         curve=tuple(map(float, metric[0, inside])),
     )  # fmt: skip
+
+
+def next_lam(found: Measurements, goal: Goal, seed: int = 0) -> float | None:
+    """Return the lam of the window to measure next: the likeliest to be better than the best one so far.
+
+    None if all are measured. Source: the probability of improvement (Kushner 1964).
+    """
+    _, skill, follow = _draws(found, goal, seed)
+    utilities = goal.utilities(found.lams, skill, follow)
+    low, high = found.window
+    inside = [i for i, lam in enumerate(found.lams) if low <= lam <= high]
+    done = [i for i in inside if found.lams[i] in found.measured]
+    left = [i for i in inside if i not in done]
+    if not left:
+        return None
+    best = max(done, key=lambda i: float(utilities[0, i])) if done else left[0]
+    better = (utilities[1:, left] > utilities[1:, [best]]).mean(axis=0)
+    return found.lams[left[int(better.argmax())]]
+
+
+def _draws(found: Measurements, goal: Goal, seed: int) -> tuple[Values, Values, Values | None]:
+    """Return probable averages [draws + 1, lams]: of the metric, of what the choice goes by, and of following."""
+    rng = np.random.default_rng(seed)
+    metric = posterior_draws([_on_grid(found, v) for v in found.metric], found.lams, rng, _DRAWS)
+    means = [(a + b) / 2 for a, b in zip(found.metric, found.likely, strict=True)]
+    skill = posterior_draws([_on_grid(found, v) for v in means], found.lams, rng, _DRAWS)
+    if found.follow is None:
+        return metric, skill, None
+    follow = posterior_draws([_on_grid(found, found.follow)], found.lams, rng, _DRAWS)
+    if found.has_base:
+        follow = follow - follow[:, [found.lams.index(0.0)]]
+    return metric, skill, follow - goal.margin(found.lams, follow[0], follow[1:])
 
 
 def _on_grid(found: Measurements, values: Values) -> Evaluated:

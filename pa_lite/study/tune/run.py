@@ -27,8 +27,8 @@ from pa_lite.study.staleness import settle_plan
 from pa_lite.study.store import Store, has_results, open_store, read_store
 from pa_lite.study.summary import StudySummary
 from pa_lite.study.sweep import answer_by_instruct, check_pair, run_sweep, with_recorded_date
-from pa_lite.study.tune.choice import Choice, Measurements, choose_lam
-from pa_lite.study.tune.first_pass import first_text, lams_to_measure
+from pa_lite.study.tune.choice import Choice, Measurements, choose_lam, next_lam
+from pa_lite.study.tune.first_pass import first_lams, first_text, number_to_measure, window_of
 from pa_lite.study.tune.own_items import LikelyTask, likelihoods, split_task, split_text
 from pa_lite.study.unlabelled import AgreementWorkload, TextWorkload
 from pa_lite.study.workload import Workload
@@ -66,7 +66,7 @@ class Tuning:
     @property
     def n_measured(self) -> int:
         """The number of lams that the search measures."""
-        return len(lams_to_measure(self.plan.options.lams, None, self.goal.needs_follow, self.needs_base)[0])
+        return number_to_measure(len(self.plan.options.lams))
 
     @property
     def first_share(self) -> float:
@@ -186,25 +186,38 @@ def search_lams(tuning: Tuning, folder: Path, progress: Progress | None = None) 
         with open_store(folder / FIRST) as store:
             _run(first, store, progress)
             bits = [_weighted(first, store, i) for i in range(len(lams))]
-    # 2. The items that choose, at some of the lams around there.
-    measured, window = lams_to_measure(lams, bits or None, tuning.goal.needs_follow, tuning.needs_base)
-    plan = with_workloads(tuning.plan, tuning.plan.workloads, measured)
+    # 2. The items that choose, at some lams of the window there; then at the lams that may be better than the best.
+    window = window_of(lams, bits or None, tuning.goal.needs_follow)
+    also = [1.0] * tuning.goal.needs_follow + [0.0] * tuning.needs_base
+    measured = first_lams(lams, window, also)
     with open_store(folder / SEARCH) as store:
-        plan = _run(plan, store, progress)
-        values = [_values_of(plan, store, i) for i in range(len(plan.workloads))]
-        likely = [_likely(plan, store, i) for i in range(len(plan.workloads))]
+        while True:
+            plan = _run(with_workloads(tuning.plan, tuning.plan.workloads, measured), store, progress)
+            found = _measurements(tuning, plan, store, window)
+            more = next_lam(found, tuning.goal) if len(measured) < tuning.n_measured else None
+            if more is None:
+                break
+            measured = sorted({*measured, more})
         study = load_study(store)
     # 3. The choice.
-    is_follow = [isinstance(w, (FollowWorkload, AgreementWorkload)) for w in plan.workloads]
-    skill = [i for i, follows in enumerate(is_follow) if not follows]
-    found = Measurements(
-        lams=lams, measured=tuple(measured), window=window, metric=tuple(values[i] for i in skill),
-        likely=tuple(values[i] if likely[i] is None else likely[i] for i in skill),  # type: ignore[misc]
-        follow=next((v for v, follows in zip(values, is_follow, strict=True) if follows), None),
+    choice = choose_lam(found, tuning.goal)
+    return Searched(choice=choice, bits=tuple(bits), measured=tuple(measured), study=study, keys=tuple(plan.keys))
+
+
+def _measurements(tuning: Tuning, plan: StudyPlan, store: Store, window: tuple[float, float]) -> Measurements:
+    """Return what the store has of a plan that has run."""
+    skill, follow = list[tuple[Values, Values]](), None
+    for i, workload in enumerate(plan.workloads):
+        values = _values_of(plan, store, i)
+        if isinstance(workload, (FollowWorkload, AgreementWorkload)):
+            follow = values
+        else:
+            skill.append((values, _likely(plan, store, i) if isinstance(workload, LikelyTask) else values))
+    return Measurements(
+        lams=tuning.plan.options.lams, measured=plan.options.lams, window=window, follow=follow,
+        metric=tuple(metric for metric, _ in skill), likely=tuple(likely for _, likely in skill),
         has_base=tuning.needs_base,
     )  # fmt: skip
-    choice = choose_lam(found, tuning.goal, plan.options.score.seed)
-    return Searched(choice=choice, bits=tuple(bits), measured=tuple(measured), study=study, keys=tuple(plan.keys))
 
 
 def _run(plan: StudyPlan, store: Store, progress: Progress | None) -> StudyPlan:
@@ -235,10 +248,8 @@ def _values_of(plan: StudyPlan, store: Store, index: int) -> Values:
     return np.array(rows)
 
 
-def _likely(plan: StudyPlan, store: Store, index: int) -> Values | None:
-    """Return the probabilities of the right answers at every lam, float64 [lams, items]; None where there are none."""
-    if not isinstance(plan.workloads[index], LikelyTask):
-        return None
+def _likely(plan: StudyPlan, store: Store, index: int) -> Values:
+    """Return the probabilities of a task's right answers at every lam: float64 [lams, items]."""
     return np.array([likelihoods(store.items(cell.key)) for cell in plan.cells if cell.workload == index])
 
 

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pa_lite.study.curves import Values
 from pa_lite.study.goal import Goal
-from pa_lite.study.tune.choice import Choice, Measurements, choose_lam
-from pa_lite.study.tune.first_pass import lams_to_measure
+from pa_lite.study.tune.choice import Choice, Measurements, choose_lam, next_lam
+from pa_lite.study.tune.first_pass import first_lams, number_to_measure, window_of
 
 LAMS = tuple(i / 10 for i in range(11))
 
 
-@pytest.mark.parametrize(("best", "instruct", "base", "measured", "window"), [
-    (0.7, False, False, [0.4, 0.6, 0.8, 1.0], (0.4, 1.0)),
-    (0.3, False, False, [0.0, 0.2, 0.4, 0.6], (0.0, 0.6)),
-    (1.0, False, False, [0.7, 0.8, 0.9, 1.0], (0.7, 1.0)),
-    (0.0, False, False, [0.0, 0.1, 0.2, 0.3], (0.0, 0.3)),
-    (0.2, True, False, [0.0, 0.3, 0.7, 1.0], (0.0, 1.0)),
-    (1.0, True, True, [0.0, 0.7, 0.8, 1.0], (0.7, 1.0)),
+@pytest.mark.parametrize(("slope", "instruct", "window", "first"), [
+    (0.0, False, (0.0, 1.0), [0.2, 0.5, 0.8]),
+    (0.5, False, (0.4, 1.0), [0.5, 0.7, 0.9]),
+    (-0.5, False, (0.0, 0.6), [0.1, 0.3, 0.5]),
+    (5.0, False, (0.7, 1.0), [0.7, 0.9]),
+    (-5.0, True, (0.0, 1.0), [0.2, 0.8, 1.0]),
 ])  # fmt: skip
-def test_at_most_forty_percent_of_the_lams_around_the_fewest_bits_are_measured(
-    best: float, instruct: bool, base: bool, measured: list[float], window: tuple[float, float]
+def test_lams_at_which_the_text_takes_a_quarter_more_bits_are_dropped(
+    slope: float, instruct: bool, window: tuple[float, float], first: list[float]
 ) -> None:
-    bits = [(lam - best) ** 2 for lam in LAMS]
-    assert lams_to_measure(LAMS, bits, instruct, base) == (measured, window)
+    bits = [1 + abs(slope) * ((1 - lam) if slope > 0 else lam) ** 1.5 for lam in LAMS]
+    assert window_of(LAMS, bits, instruct) == window
+    assert first_lams(LAMS, window, [1.0] if instruct else []) == first
 
 
-def test_without_a_first_pass_or_with_few_lams_the_window_is_everything() -> None:
-    assert lams_to_measure(LAMS, None, False, False) == ([0.0, 0.3, 0.7, 1.0], (0.0, 1.0))
-    assert lams_to_measure((0.0, 0.6, 1.0), [1, 2, 3], False, False) == ([0.0, 0.6, 1.0], (0.0, 1.0))
+def test_at_most_forty_percent_of_the_lams_are_measured() -> None:
+    assert number_to_measure(11) == 4
+    assert first_lams((0.0, 0.6, 1.0), (0.0, 1.0)) == [0.0, 0.6, 1.0]
     for n in range(8, 101):
         lams = [i / (n - 1) for i in range(n)]
-        assert len(lams_to_measure(lams, None, False, False)[0]) <= 0.4 * n
+        assert number_to_measure(n) <= 0.4 * n
+        assert len(first_lams(lams, window_of(lams, None, True), [1.0, 0.0])) <= 0.4 * n
+    assert first_lams(LAMS, (0.0, 1.0), [1.0, 0.0]) == [0.0, 0.5, 1.0]
+
+
+def test_the_next_lam_is_where_the_curve_may_be_higher() -> None:
+    for curve, expected in (
+        ([0.2, 0.5, 0.9], (0.9, 1.0)),
+        ([0.9, 0.5, 0.2], (0.0, 0.1)),
+        ([0.3, 0.9, 0.3], (0.4, 0.6)),
+    ):
+        values = np.repeat(np.array(curve)[:, None], 60, axis=1) + 0.05 * np.random.default_rng(0).standard_normal(60)
+        found = Measurements(lams=LAMS, measured=(0.2, 0.5, 0.8), window=(0.0, 1.0), metric=(values,), likely=(values,))
+        assert next_lam(found, Goal()) in expected
+    assert (
+        next_lam(replace(found, measured=LAMS, metric=(np.ones((11, 9)),), likely=(np.ones((11, 9)),)), Goal()) is None
+    )
 
 
 def choose(curve: Values, n: int, goal: Goal | None = None, follow: Values | None = None, seed: int = 0) -> Choice:
