@@ -16,7 +16,7 @@ _OF_DEMO = (
     ("Follow an instruction", "One word only: what does Kani do?", False),
     (
         "Learn from examples in the text",
-        "- gek -> faz\n- pok -> kex\n- tob -> vob\n- dix -> gaz\n- jik -> zov\n- vov -> kuz\n- fiv -> kez\n- pok ->",
+        "blouse -> garment\nscooter -> vehicle\nlarch -> tree\nraven -> bird\nmitten -> garment\nbeer ->",
         True,
     ),
 )
