@@ -20,7 +20,7 @@ from pa_lite.study.search.posterior import Evaluated, posterior_draws
 from pa_lite.study.selection import as_good_as_best
 
 USUAL = 0.6  # the lam of the paper
-FLAT = 0.01  # of a share, or in bits per byte: a smaller gain does not decide
+FLAT = 0.005  # of a share, or in bits per byte: a smaller gain does not decide
 _DRAWS = 4000
 _WITHIN = 0.1001  # a lam this close to the chosen one counts as the same answer
 
