@@ -134,12 +134,14 @@ def _document(done: Tuned) -> dict[str, Any]:
 
 
 def _next(pair: PairLike, done: Tuned) -> Mapping[str, str]:
+    from pa_lite.api.sharing import next_commands
+
     file = quoted(done.path)
-    name = isinstance(pair, str)
-    compare = f"{words_of(pair)} --lam {_lams(done)}" if name else f"--pair {words_of(pair)} --lam {_lams(done)}"
+    compare = f"{'' if isinstance(pair, str) else '--pair '}{words_of(pair)} --lam {_lams(done)}"
     return {
         "chat": f"pa-lite chat {file}", "serve": f"pa-lite serve {file}",
         "compare": f'pa-lite compare {compare} "question"', "share": f"pa-lite push {quoted(done.folder)} ORG/NAME",
+        **next_commands(done.path),
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_lams_that_are_as_good_are_named() -> None:
 def test_a_flat_curve_gives_the_usual_lam_and_everything_is_equal() -> None:
     found = choose(np.array([0.8, 0.8, 0.8, 0.8]), 40)
     assert (found.lam, found.equals) == (0.6, found.window)
-    assert found.gain < 0.005
+    assert found.gain < 0.01
     assert found.confidence < 0.7  # no lam is likely to be the best
 
 
