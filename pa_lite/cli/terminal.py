@@ -188,6 +188,27 @@ class PlainFormatter(logging.Formatter):
         return plain(text) if record.exc_info else one_line(text)
 
 
+@contextlib.contextmanager
+def each_remark_once() -> Iterator[None]:
+    """Print a log message that comes again within the block only the first time."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = text in seen
+        seen.add(text)
+        return not known
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_new)
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share in percent; `-` if unknown."""
     return f"{100 * share:.{digits}f}" if math.isfinite(share) else "-"

@@ -16,7 +16,7 @@ from pa_lite.cli.help import command
 from pa_lite.cli.options import GPU, JSON, PROBE, THREADS, takes_pair
 from pa_lite.cli.search import parse_sure
 from pa_lite.cli.study import measured, note_instructions, study_options, words_of
-from pa_lite.cli.terminal import quoted, show_json, show_next, tell, tell_prose
+from pa_lite.cli.terminal import each_remark_once, quoted, show_json, show_next, tell, tell_prose
 
 if TYPE_CHECKING:
     from pa_lite import Tuned, TunePlan
@@ -79,18 +79,19 @@ def tune(
         goal = pa_lite.Goal(0.0, 0.95, sure)
     folder = folder or tune_folder(pair)
     asks = sys.stdin.isatty() and not yes and not as_json
-    if dry_run or asks or not as_json:
-        plan = plan_tune(pair, options, goal, folder, types)
-        if dry_run and as_json:
-            show_json({**asdict(plan), "folder": str(plan.folder)})
+    with each_remark_once():
+        if dry_run or not as_json:
+            plan = plan_tune(pair, options, goal, folder, types)
+            if dry_run and as_json:
+                show_json({**asdict(plan), "folder": str(plan.folder)})
+                return
+            show_plan(plan)
+        if dry_run:
             return
-        show_plan(plan)
-    if dry_run:
-        return
-    if asks:
-        click.confirm("Start?", default=True, abort=True, err=True)
-    with bar("tune", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
-        done = pa_lite.tune(pair, options, goal, folder, type=types, progress=progress)
+        if asks:
+            click.confirm("Start?", default=True, abort=True, err=True)
+        with bar("tune", f"finished items are kept in {folder}; run the same command again to continue.") as progress:
+            done = pa_lite.tune(pair, options, goal, folder, type=types, progress=progress)
     if as_json:
         show_json(_document(done))
         return
@@ -133,12 +134,14 @@ def _document(done: Tuned) -> dict[str, Any]:
 
 
 def _next(pair: PairLike, done: Tuned) -> Mapping[str, str]:
+    from pa_lite.api.sharing import next_commands
+
     file = quoted(done.path)
-    name = isinstance(pair, str)
-    compare = f"{words_of(pair)} --lam {_lams(done)}" if name else f"--pair {words_of(pair)} --lam {_lams(done)}"
+    compare = f"{'' if isinstance(pair, str) else '--pair '}{words_of(pair)} --lam {_lams(done)}"
     return {
         "chat": f"pa-lite chat {file}", "serve": f"pa-lite serve {file}",
         "compare": f'pa-lite compare {compare} "question"', "share": f"pa-lite push {quoted(done.folder)} ORG/NAME",
+        **next_commands(done.path),
     }  # fmt: skip
 
 

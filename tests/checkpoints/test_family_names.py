@@ -61,6 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     # transformers' kind of rotary scaling (rope_type), with what it computes
     "checkpoints/hf_to_gguf.py": {"llama3", "llama3_divisors"},
     "checkpoints/families/rope.py": {"llama3_divisors"},
+    # names of chat formats
+    "sharing/ollama_formats.py": {"Gemma", "Granite 3", "Llama 2 chat", "Llama 3", "Mistral instruct", "Phi-3", "Phi-4-mini", "llama"},
 }  # fmt: skip
 
 

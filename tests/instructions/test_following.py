@@ -137,7 +137,7 @@ def test_rows_of_other_splits_are_left_out_with_a_warning(tmp_path: Path, caplog
 
 def test_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
     (tmp_path / "i.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"i.jsonl: is not UTF-8"):
+    with pytest.raises(InputError, match=r"i.jsonl: is UTF-16, not UTF-8"):
         load_instructions(tmp_path / "i.jsonl")
 
 

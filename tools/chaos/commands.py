@@ -107,6 +107,8 @@ COMMANDS = (
             d / "out" / "items.csv", "--png", d / "out" / "png", "--lm-eval", d / "out" / "lm", "--force"),
             r"out/(page\.html|items\.csv|png(/.*)?|lm(/.*)?)", ("run", "mpl")),
     Command("search", lambda d: ("search", "demo", "--lam", "0,0.5,1", "--tasks", "demo", "--budget", "1", *_SHORT)),
+    Command("tune", lambda d: ("tune", "demo", "--lam", "0,0.5,1", "--tasks", "demo_lookup", "--limit", "8",
+            "--threads", "1", "-o", d / "out" / "tuned", "--yes"), r"out/tuned(/.*)?", ("mpl",)),
     Command("generate", lambda d: (*_TEXTS, "--prompts", d / "prompts.jsonl", "-o", d / "out" / "a.json", "--resume"),
             r"out/a\.json", ("prompts",)),
     Command("judge", lambda d: ("judge", d / "ours.json", "--reference", d / "theirs.json", "--judge", "demo@1",

@@ -4,8 +4,8 @@ The curve is the Gaussian process of a search (`posterior_draws`), over the mean
 probability of the right answer; its value at a lam is also informed by its neighbours. Lams that were not measured are
 not chosen: between measured ones, the curve is too uncertain. How sure the choice is, and which lams are not measurably
 different, is computed from the metric alone: that is what a user wants, and the probability is only a help.
-Where the curve is flat, lam 0.6 is taken, or the nearest lam that is not measurably different from the best: over 18
-models, the best average of 21 few-shot tasks was mostly at 0.5 to 0.6 (arXiv 2504.11626).
+Of the lams that are not measurably different, and less than a point below the highest on the curve, the nearest to 0.6
+is taken: over 18 models, the best average of 21 few-shot tasks was mostly at 0.5 to 0.6 (arXiv 2504.11626).
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def choose_lam(found: Measurements, goal: Goal, seed: int = 0) -> Choice:
     utilities, plain = (goal.utilities(found.lams, each, follow)[:, inside] for each in (skill, metric))
     best = int(utilities[0].argmax())
     equals = sorted({best, *as_good_as_best(plain[0], plain[1:])})
-    usual = min(equals, key=lambda i: (abs(lams[i] - USUAL), -lams[i]))
-    gain = float(utilities[0, best] - utilities[0, usual])
-    at = usual if gain < FLAT else best
+    near = [i for i in equals if utilities[0, best] - utilities[0, i] < FLAT or i == best]
+    at = min(near, key=lambda i: (abs(lams[i] - USUAL), -lams[i]))
+    gain = float(utilities[0, best] - utilities[0, at])
     won = [lams[i] for i in plain[1:].argmax(axis=1)]
     return Choice(
         lam=lams[at], highest=lams[best], gain=gain, is_flat=at != best, equals=tuple(lams[i] for i in equals),

@@ -82,14 +82,16 @@ def window_of(lams: Sequence[float], bits: Sequence[float] | None, instruct: boo
 
 
 def first_lams(lams: Sequence[float], window: tuple[float, float], also: Sequence[float] = ()) -> list[float]:
-    """Return the lams that are measured first: up to three in the middles of equal parts of the window, and `also`.
+    """Return the lams that are measured first: those in the middles of up to three equal parts of all, and `also`.
 
-    One lam or more of those that can be measured is left for where the first ones say that the best may be; with few
-    lams, all are measured.
+    Without those outside of the window. One or more of the lams that can be measured are left for where the first ones
+    say that the best may be; with few lams, all are measured.
     """
     if number_to_measure(len(lams)) >= len(lams):
         return list(lams)
-    inside = [lam for lam in lams if window[0] <= lam <= window[1]]
+    low, high = window
     n = max(1, min(_LEAST, number_to_measure(len(lams)) - 1) - len(also))
-    middles = [inside[round((len(inside) - 1) * (i + 0.5) / n)] for i in range(n)]
-    return sorted({*middles, *also})
+    middles = [lams[round((len(lams) - 1) * (i + 0.5) / n)] for i in range(n)]
+    inside = [lam for lam in lams if low <= lam <= high]
+    kept = [lam for lam in middles if lam in inside] or [inside[len(inside) // 2]]
+    return sorted({*kept, *also})

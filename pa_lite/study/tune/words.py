@@ -23,9 +23,9 @@ def findings(searched: Searched, held: HeldOut, goal: Goal) -> list[str]:
         unit = "bits per byte" if is_text else "points"
         gain = choice.gain if is_text else 100 * choice.gain
         out.append(
-            f"The curve is flat: its highest point, lam {choice.highest:g}, is only {gain:.2g} {unit} higher, so lam "
-            f"{choice.lam:g} was taken, {'' if choice.lam == USUAL else f'the nearest to {USUAL:g}, '}where the best "
-            f"average of 18 models mostly was ({_PAPER})."
+            f"The curve is flat there: its highest point, lam {choice.highest:g}, is only {gain:.2g} {unit} higher, so "
+            f"lam {choice.lam:g} was taken, which is {'' if choice.lam == USUAL else 'nearer to '}{USUAL:g}, where the "
+            f"best average of 18 models mostly was ({_PAPER})."
         )
     out.append(held_in_words(held))
     return out
