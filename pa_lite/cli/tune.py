@@ -16,7 +16,7 @@ from pa_lite.cli.help import command
 from pa_lite.cli.options import GPU, JSON, PROBE, THREADS, takes_pair
 from pa_lite.cli.search import parse_sure
 from pa_lite.cli.study import measured, note_instructions, study_options, words_of
-from pa_lite.cli.terminal import each_remark_once, quoted, show_json, show_next, tell, tell_prose
+from pa_lite.cli.terminal import each_remark_once, is_terminal, quoted, show_json, show_next, tell, tell_prose
 
 if TYPE_CHECKING:
     from pa_lite import Tuned, TunePlan
@@ -100,7 +100,7 @@ def tune(
     for path in (done.path, done.report, done.card):
         tell(str(path))
     show_next(**_next(pair, done))
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty() and is_terminal():
         _go_on(pair, done)
 
 

@@ -180,5 +180,5 @@ def test_files_that_are_not_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.json: is not JSON: it is nested more than 64 deep"):
         read_annotations(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe[]")
-    with pytest.raises(InputError, match=r"is not UTF-8 \(invalid start byte at byte 0\)"):
+    with pytest.raises(InputError, match=r"is UTF-16, not UTF-8\."):
         read_annotations(tmp_path / "a.json")
