@@ -62,7 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoints/hf_to_gguf.py": {"llama3", "llama3_divisors"},
     "checkpoints/families/rope.py": {"llama3_divisors"},
     # names of chat formats
-    "sharing/ollama_formats.py": {"Gemma", "Granite 3", "Llama 2 chat", "Llama 3", "Mistral instruct", "Phi-3", "Phi-4-mini", "llama"},
+    "sharing/ollama_formats.py": {
+        "Gemma", "Granite 3", "Llama 2 chat", "Llama 3", "Mistral instruct", "Phi-3", "Phi-4-mini", "llama",
+    },
 }  # fmt: skip
 
 

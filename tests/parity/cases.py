@@ -68,6 +68,18 @@ CASES: dict[str, Case] = {
     "olmo": Case("OlmoForCausalLM", "olmo", {"clip_qkv": 1.5}),
     "olmo2": Case("Olmo2ForCausalLM", "olmo2", {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
     "olmo2-tied": Case("Olmo2ForCausalLM", "olmo2", {"tie_word_embeddings": True}),
+    "olmoe": Case("OlmoeForCausalLM", "olmoe", {
+        "num_key_value_heads": 4, "num_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5,
+    }),
+    "arcee": Case("ArceeForCausalLM", "arcee", {
+        "head_dim": 32, "rope_parameters": {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0,
+                                            "original_max_position_embeddings": 128},
+    }),
+    "arcee-llama3": Case("ArceeForCausalLM", "arcee", {
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                            "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    }),
     "qwen2": Case("Qwen2ForCausalLM", "qwen2", {
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},

@@ -40,7 +40,7 @@ def replace_look_up(pre: str | None) -> None:
     import conversion.base
 
     conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: (
-        pre or ("olmo" if self.hf_arch == "OlmoForCausalLM" else "gpt-2")
+        pre or ("olmo" if self.hf_arch in ("OlmoForCausalLM", "OlmoeForCausalLM") else "gpt-2")
     )
 
 

@@ -129,6 +129,8 @@ FAMILIES: dict[str, Family] = {
                               "legacy": False}),
 }  # fmt: skip
 _GEMMA, _QWEN = FAMILIES["gemma-2"], FAMILIES["qwen"]
+FAMILIES["arcee"] = replace(FAMILIES["llama-3"], architecture="ArceeForCausalLM", gguf="arcee")
+FAMILIES["olmoe"] = replace(FAMILIES["olmo"], architecture="OlmoeForCausalLM", gguf="olmoe")
 _WRAPPER = "Gemma3ForConditionalGeneration"
 FAMILIES["gemma-3"] = replace(_GEMMA, architecture="Gemma3ForCausalLM", gguf="gemma3")
 FAMILIES["gemma-3-wrapper"] = replace(_GEMMA, architecture=_WRAPPER, gguf="gemma3")

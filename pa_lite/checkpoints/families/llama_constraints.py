@@ -38,6 +38,11 @@ def whole_heads(config: Config) -> None:
     must_be("head_dim", size)(config)
 
 
+def no_grouped_heads(config: Config) -> None:
+    """Check that there are as many key and value heads as query heads."""
+    must_be("num_key_value_heads", config.count("num_attention_heads"))(config)
+
+
 def attention_scale(layers_27b: int) -> Check:
     """Return a check of Gemma's attention scale: the head size, or embedding / heads in the model with `layers_27b`."""
 

@@ -179,6 +179,34 @@ FAMILIES: dict[str, Family] = {
         needs_output=True,
         checks=(llama_constraints.whole_heads, llama_constraints.only_full_layers, must_be("sliding_window")),
     ),
+    "OlmoeForCausalLM": Family(
+        title="OLMoE",
+        architecture="olmoe",
+        stored=(*_EMBEDDINGS, *_NORMS, *_ATTENTION, *_QK_NORMS, f"{_LAYER}mlp.gate.weight", *_EXPERTS),
+        fused=_FUSED,
+        shapes={"attn_q_norm.weight": ("q",), "attn_k_norm.weight": ("kv",)},
+        keys=(*KEYS, RMS, *_EXPERT_COUNTS),
+        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+        needs_output=True,
+        checks=(
+            llama_constraints.whole_heads, llama_constraints.no_grouped_heads, must_be("clip_qkv"),
+            must_be("rms_norm_eps", 1e-5), must_be("norm_topk_prob", False),
+        ),
+        tokenizer=TokenizerRules(byte_level_name="olmo"),
+    ),
+    "ArceeForCausalLM": Family(
+        title="Arcee (AFM)",
+        architecture="arcee",
+        stored=(*_EMBEDDINGS, *_NORMS, *_ATTENTION, *_FFN[1:]),
+        keys=(*KEYS, RMS, _VOCABULARY),
+        defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+        activation="relu2",
+        head_size="always",
+        interleave_qk=True,
+        rope_types=("default", "linear", "yarn", "dynamic", "llama3"),
+        writes_rotary_size=True,
+        tokenizer=_LIKE_LLAMA,
+    ),
     "Qwen2ForCausalLM": Family(
         title="Qwen2, Qwen2.5",
         architecture="qwen2",
@@ -270,7 +298,7 @@ _WITH_RMS = Architecture(epsilon=Keys.Attention.LAYERNORM_RMS_EPS, rotates_whole
 # GGUF architecture -> what llama.cpp fixes for it, also for some without a family
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": replace(_WITH_RMS, layers_70b=80, grouped_70b=True),
-    **dict.fromkeys(("olmo2", "qwen3", "qwen3moe", "smollm3", "granite"), _WITH_RMS),
+    **dict.fromkeys(("olmo2", "olmoe", "arcee", "qwen3", "qwen3moe", "smollm3", "granite"), _WITH_RMS),
     **dict.fromkeys(("gemma2", "gemma3"), replace(_WITH_RMS, rotates_whole_heads=False)),
     "qwen2": replace(_WITH_RMS, layers_70b=80),
     "olmo": Architecture(epsilon=Keys.Attention.LAYERNORM_EPS, rotates_whole_heads=True, layers_70b=80),
