@@ -39,6 +39,8 @@ def _of_word(word: str, stdin: BinaryIO) -> list[Prompt]:
         return load_prompts(str(Path(word)))
     if not word.strip():
         raise InputError("a question is empty.")
+    if _is_file(word) and word.lower().endswith(".gguf"):
+        raise InputError(f"{word}: is a model, not a question. Two checkpoints are named as --pair BASE INSTRUCT.")
     if _is_file(word):
         raise InputError(
             f"{word}: is a file, but only .txt, .json and .jsonl are read as prompts. For its text as one question, "

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ def _is_number(text: object) -> bool:
 def name_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | None) -> list[tuple[float, Path]]:
     """Return the file of each lam: `output`, or `<instruct name>-pa<lam>-<TYPE>.gguf` in that or the current folder.
 
+    Spaces of the model's name become `-`.
     A string that ends in a separator is a folder, and with several lams so is any name that does not end in .gguf; it
     need not exist. Raises InputError without a lam, and for several lams and one file.
     """
@@ -110,7 +112,7 @@ def name_outputs(plan: MergePlan, lams: Sequence[float], output: str | Path | No
         is_folder = True
     if not is_folder:
         return [(lams[0], folder)]
-    stem = file_name(plan.instruct.name, _LONGEST_STEM, "merged")
+    stem = file_name(re.sub(" +", "-", plan.instruct.name), _LONGEST_STEM, "merged")
     return [(lam, folder / f"{stem}-pa{format_lam(lam)}-{plan.type}.gguf") for lam in lams]
 
 

@@ -85,6 +85,7 @@ def test_two_checkpoints_with_and_without_questions(
         (["demo@0.7", "x y", "--prompts", "demo"], 2, "questions and --prompts are both given"),
         (["demo", "x y"], 1, "'demo' is a pair, and a model needs a lam"),
         (["demo@0.7", "foo.txt"], 1, "foo.txt: does not exist"), (["demo@0.7", "foo.jsonl"], 1, "foo.jsonl: does not"),
+        (["demo@0.7", "other.gguf"], 1, "other.gguf: is a model, not a question. Two checkpoints are named as --pair"),
         (["demo@0.7", "notes.md"], 1, "notes.md: is a file, but only .txt, .json and .jsonl are read as prompts"),
         (["demo@0.7", " "], 1, "a question is empty"), (["demo@0.7", "empty.txt"], 1, "empty.txt: has no lines"),
         (["demo@0.7", "binary.txt"], 1, "binary.txt: is not text in UTF-8"),
@@ -98,6 +99,7 @@ def test_errors_are_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "other.gguf").write_text("x")
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
     found, out, err = run(capsys, "generate", *words)

@@ -33,7 +33,7 @@ def test_a_name_in_a_checkpoint_cannot_choose_where_to_write(tmp_path: Path, mon
     (tmp_path / "in").mkdir()
     stems = {
         "../../up/..\\x": "up-..-x", "a\0b\x1b[2J\n:c": "ab[2J-c", "\u540d" * 300: "\u540d" * 50, ".--": "merged",
-        "": "file",
+        "": "file", "A Model 1B  Instruct": "A-Model-1B-Instruct",
     }  # fmt: skip
     for name in stems:
         file = tmp_path / "in" / "file.gguf"
