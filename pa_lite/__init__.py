@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pa_lite.api.searching import SearchResult as SearchResult
     from pa_lite.api.searching import search as search
     from pa_lite.api.server import ServeOptions as ServeOptions
+    from pa_lite.api.server import running_server as running_server
     from pa_lite.api.server import serve as serve
     from pa_lite.api.serving import ChatAnswer as ChatAnswer
     from pa_lite.api.serving import Compared as Compared
@@ -106,7 +107,7 @@ _NAMES = {
         "SuiteResult", "Written", "load", "load_prompts",
     ),
     "options": ("ChatOptions", "EngineOptions", "ModelRef", "Schedule"),
-    "server": ("ServeOptions", "serve"),
+    "server": ("ServeOptions", "running_server", "serve"),
     "serving": ("ChatAnswer", "Compared", "ComparedQuestion", "compare"),
     "searching": ("SearchOptions", "SearchResult", "search"),
     "sharing": ("Modelfile", "PushPlan", "Pushed", "model_card", "modelfile", "plan_push", "push"),
@@ -128,8 +129,8 @@ __all__ = [
     "Schedule", "ScoreOptions", "SearchOptions", "SearchResult", "ServeOptions", "Study", "StudyOptions",
     "SuiteResult", "TunePlan", "Tuned", "WinRate", "Written", "__version__", "add_pair", "compare", "demo", "diff",
     "harness", "inspect", "judge", "load", "load_prompts", "merge", "model_card", "modelfile", "new_task",
-    "open_study", "pairs", "plan_push", "plan_sweep", "plan_tune", "preview", "push", "remove_pair", "search",
-    "serve", "sweep", "tune", "win_rate",
+    "open_study", "pairs", "plan_push", "plan_sweep", "plan_tune", "preview", "push", "remove_pair",
+    "running_server", "search", "serve", "sweep", "tune", "win_rate",
 ]  # fmt: skip
 
 

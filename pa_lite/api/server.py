@@ -29,9 +29,10 @@ def running_server(
     study: str | Path | None = None,
     extrapolate: bool = False,
 ) -> Iterator[RunningServer]:
-    """Serve a model in other threads until the end of the block, which gets the server: `.url`, `.wait()`.
+    """Serve a model in other threads during a `with` block, which gets the server: `.url`, `.wait()`.
 
-    See `serve` for the parameters. Raises PaLiteError.
+    Requires the extra `serve`. The parameters are those of the function `serve`. With `ServeOptions(port=0)` any free port is used.
+    Raises PaLiteError.
     """
     try:
         from pa_lite.serving.server.run import running_server as run
