@@ -31,8 +31,8 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """Serve a model in other threads during a `with` block, which gets the server: `.url`, `.wait()`.
 
-    Requires the extra `serve`. The parameters are those of the function `serve`. With `ServeOptions(port=0)` any free port is used.
-    Raises PaLiteError.
+    Requires the extra `serve`. The parameters are those of the function `serve`. With `ServeOptions(port=0)` any free
+    port is used. Raises PaLiteError.
     """
     try:
         from pa_lite.serving.server.run import running_server as run

@@ -84,7 +84,8 @@ function drawMarks() {
 }
 
 function setColumns(n) {
-  const spread = { 1: [lams[0]], 2: [0, 1], 3: [0, state.lam, 1] }[n];
+  const chosen = lams[active], between = chosen > 0 && chosen < 1;
+  const spread = { 1: [chosen], 2: [between && lams.length === 3 ? chosen : 0, 1], 3: [0, between ? chosen : state.lam, 1] }[n];
   lams = lams.length === n ? lams : spread;
   active = n === 3 ? 1 : 0;
   document.querySelector(`input[name=columns][value="${n}"]`).checked = true;
@@ -333,7 +334,7 @@ function fit() {
 
 function showMode() {
   const isChat = mode() === "chat";
-  $("question").placeholder = isChat ? "Ask something" : "Examples, then the start of a line to complete";
+  $("question").placeholder = isChat ? "Ask something" : "Examples, then the start of a line to complete (Ctrl+Enter sends)";
   $("question").setAttribute("spellcheck", isChat ? "true" : "false");
 }
 
@@ -374,8 +375,8 @@ function welcome() {
     ? "Between a base model (lam 0) and its instruct model (lam 1). Move the slider, ask, compare."
     : "A model of a fixed lam.";
   $("hint").textContent = state.is_pair
-    ? "The base model is good at learning from examples in the text and does not follow instructions. The instruct model follows them and " +
-      "has lost some of that skill. Between the two there are models that do both. Try it:"
+    ? "The instruct model (lam 1) follows instructions, the base model (lam 0) hardly does. Learning from examples in the text is often " +
+      `best in between. ${shown.note}Try it:`
     : "Ask something, or let the model continue a text.";
   $("examples").replaceChildren(...shown.examples.map((example) => {
     const item = node("li");
@@ -420,7 +421,8 @@ async function start() {
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); send($("question").value); });
 $("question").addEventListener("input", fit);
 $("question").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || mode() !== "chat") return;
+  const sends = mode() === "chat" ? !event.shiftKey : event.ctrlKey || event.metaKey;
+  if (event.key !== "Enter" || event.isComposing || !sends) return;
   event.preventDefault();
   send($("question").value);
 });

@@ -20,6 +20,8 @@ _OF_DEMO = (
         True,
     ),
 )
+# what a visitor must know of the embedded pair, before the examples
+_NOTE = "This is a tiny model of a made-up world (Kani, Tobi, Bamo, their towns, jobs and pets), and has learned only that. "
 _OF_OTHERS = (
     ("Follow an instruction", "Name three birds, one a line, in capital letters.", False),
     ("Learn from examples in the text", "salmon -> fish\noak -> tree\nsparrow -> bird\ntulip ->", True),
@@ -39,8 +41,9 @@ async def document() -> Response:
 async def content(request: Request) -> Response:
     """Return what the page shows: the study, examples to try, and how to name the model to `merge`."""
     service = service_of(request)
-    examples = _OF_DEMO if service.loaded.host.name == "demo" else _OF_OTHERS
+    is_demo = service.loaded.host.name == "demo"
+    examples = _OF_DEMO if is_demo else _OF_OTHERS
     return json_response({
-        "study": service.page.study, "pair_words": service.page.pair_words,
+        "note": _NOTE if is_demo else "", "study": service.page.study, "pair_words": service.page.pair_words,
         "examples": [{"title": t, "text": s, "mode": "text" if goes_on else "chat"} for t, s, goes_on in examples],
     })  # fmt: skip

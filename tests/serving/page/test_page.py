@@ -120,6 +120,26 @@ def test_examples_are_continued_as_text(tab: Tab) -> None:
     assert all(len(answer.removeprefix("…").split()) >= 1 for answer in answers)
 
 
+def test_a_text_has_lines_and_is_sent_with_ctrl_enter(tab: Tab) -> None:
+    assert "made-up world" in tab.page.inner_text("#hint")
+    tab.page.check("input[name=mode][value=text]", force=True)
+    tab.page.type("#question", "larch -> tree")
+    tab.page.press("#question", "Enter")
+    tab.page.type("#question", "raven ->")
+    assert tab.page.locator(".turn").count() == 0
+    tab.page.press("#question", "Control+Enter")
+    assert len(tab.answers()) == 1
+    assert "larch -> tree\nraven ->" in tab.page.locator(".turn").inner_text()
+
+
+def test_more_columns_keep_the_chosen_lam(tab: Tab) -> None:
+    tab.set_lam(0, 0.4)
+    shown = tab.page.locator(".slider output")
+    for columns, lams in ((3, ["0.00", "0.40", "1.00"]), (1, ["0.40"])):
+        tab.page.check(f"input[name=columns][value='{columns}']", force=True)
+        assert shown.all_inner_texts() == lams
+
+
 def test_curves_words_and_marks_follow_the_slider(tab: Tab) -> None:
     tab.set_lam(0, 0.6)
     words = tab.page.inner_text("#words")
