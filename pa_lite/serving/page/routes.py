@@ -21,7 +21,7 @@ _OF_DEMO = (
     ),
 )
 # what a visitor must know of the embedded pair, before the examples
-_NOTE = "This is a tiny model of a made-up world (Kani, Tobi, Bamo, their towns, jobs and pets), and has learned only that. "
+_NOTE = "This is a tiny model of a made-up world (Kani, Tobi, Bamo, their towns and jobs), and has learned only that. "
 _OF_OTHERS = (
     ("Follow an instruction", "Name three birds, one a line, in capital letters.", False),
     ("Learn from examples in the text", "salmon -> fish\noak -> tree\nsparrow -> bird\ntulip ->", True),
