@@ -106,7 +106,7 @@ def merge(
         lam = tuple(lams)
     chosen, how = fill(PlanOptions, words, plan), fill(MergeOptions, words, options)
     line = read_lams(lam, how.extrapolate)
-    paths = merge_checkpoints(*_inputs(base, instruct, pair), line, chosen, output, how, progress)
+    paths = merge_checkpoints(*pair_locations(base, instruct, pair), line, chosen, output, how, progress)
     return paths[0] if _is_single(lam, line) else paths
 
 
@@ -114,9 +114,10 @@ def _is_single(lam: Lams, lams: Sequence[float]) -> bool:
     return len(lams) == 1 if isinstance(lam, str) else not isinstance(lam, Iterable)
 
 
-def _inputs(
+def pair_locations(
     base: str | Location | Pair | None, instruct: str | Location | None, pair: PairLike | None
 ) -> tuple[Location, Location]:
+    """Return the locations of base and instruct that these arguments of `merge` name. Raises InputError."""
     if not isinstance(base, Pair):
         return resolve_inputs(base, instruct, pair)
     if instruct is not None:
@@ -153,7 +154,7 @@ def preview(
     """
     words = locals()
     chosen, how = fill(PlanOptions, words, plan), fill(MergeOptions, words, options)
-    return preview_merge(*_inputs(base, instruct, pair), read_lams(lam, how.extrapolate), chosen, output, how)
+    return preview_merge(*pair_locations(base, instruct, pair), read_lams(lam, how.extrapolate), chosen, output, how)
 
 
 def diff(
@@ -171,4 +172,4 @@ def diff(
     gets the values done. Raises PaLiteError.
     """
     how = fill(MergeOptions, locals())
-    return diff_checkpoints(*_inputs(base, instruct, pair), how.threads, progress, how.stream)
+    return diff_checkpoints(*pair_locations(base, instruct, pair), how.threads, progress, how.stream)

@@ -353,6 +353,7 @@ def load(
     type: str | None = None,
     *,
     lam: float | str | None = None,
+    adapter: str | Path | None = None,
     threads: int | None = None,
     gpu_layers: int | str | None = None,
     flash_attention: bool | None = None,
@@ -364,8 +365,9 @@ def load(
 ) -> LoadedModel:
     """Load `FILE.gguf`, `PAIR@LAM`, or a pair (a name, or base and instruct) at `lam`.
 
-    A pair is merged in memory as `type` (F16 by default). The result can be used as a context manager. Keywords are
+    A pair is merged in memory as `type` (F16 by default). A file may have a LoRA `adapter`, `dial.gguf@0.6`: of an
+    adapter that pa-lite made, the number is the lam of the result, of others the scale. The result can be used as a context manager. Keywords are
     the fields of `EngineOptions`; `extrapolate` allows lams outside [0, 1]. Raises PaLiteError.
     """
     chosen = fill(EngineOptions, locals(), options)
-    return LoadedModel(resolve_model(model, lam, extrapolate), chosen, model_type(type), extrapolate)
+    return LoadedModel(resolve_model(model, lam, extrapolate, adapter), chosen, model_type(type), extrapolate)

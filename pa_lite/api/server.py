@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pa_lite.api.options import EngineOptions, ModelLike, Names, fill, model_type
+from pa_lite.api.options import EngineOptions, ModelLike, Names, fill, model_type, resolve_model
 from pa_lite.errors import InputError
 from pa_lite.serving.server.options import ServeOptions
 from pa_lite.serving.start import starting_reference
@@ -76,16 +76,18 @@ def serve(
     probe: bool | None = None,
     engine: EngineOptions | None = None,
     extrapolate: bool = False,
+    adapter: str | Path | None = None,
 ) -> None:
     """Serve `FILE.gguf`, `PAIR@LAM` or a pair as OpenAI's API, until Ctrl-C or SIGTERM. Requires the extra `serve`.
 
     Requests to a pair may name any lam (`model="demo@0.35"`); without one, `lam` answers, else the best lam of the
     study in the run folder `study`, else 0.6. A pair is merged in memory as `type` (F16 by default). Keywords are the
     fields of `ServeOptions` and `EngineOptions`; `n_ctx` is the length of one prompt with its answer, by default 8192
-    tokens, or what the model was trained with if that is less. `extrapolate` allows lams outside [0, 1]. Raises
-    PaLiteError.
+    tokens, or what the model was trained with if that is less. `extrapolate` allows lams outside [0, 1].
+    `adapter` is as for `load`. Raises PaLiteError.
     """
     words = locals()
+    model = model if adapter is None else resolve_model(model, lam, extrapolate, adapter)
     chosen, how = fill(ServeOptions, words, options), fill(EngineOptions, words, engine)
     with running_server(model, chosen, how, type, lam=lam, study=study, extrapolate=extrapolate) as server:
         server.wait()

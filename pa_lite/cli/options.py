@@ -79,19 +79,25 @@ SEEDS = click.option(
     help="Draws of exemplars for each item, with seeds --seed, --seed + 1, ...",
 )  # fmt: skip
 LAM = click.option("--lam", metavar="L", help="The lam, if MODEL is a pair without one.")
+ADAPTER = click.option(
+    "--adapter", metavar="FILE.gguf[@LAM]", shell_complete=files,
+    help="A LoRA adapter for a MODEL that is a file, and its lam (of `pa-lite adapter`) or scale; 1 without one.",
+)  # fmt: skip
 
 
 def takes_model(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the argument MODEL with --lam and --extrapolate, passed as `model`, a ModelRef."""
+    """Add the argument MODEL with --lam, --adapter and --extrapolate, passed as `model`, a ModelRef."""
 
     @functools.wraps(command)
-    def with_model(*, words: tuple[str, ...], lam: str | None, extrapolate: bool, **rest: Any) -> Any:
+    def with_model(
+        *, words: tuple[str, ...], lam: str | None, adapter: str | None, extrapolate: bool, **rest: Any
+    ) -> Any:
         from pa_lite.api.options import resolve_model
 
-        return command(model=resolve_model(_one_or_two(words, "MODEL"), lam, extrapolate), **rest)
+        return command(model=resolve_model(_one_or_two(words, "MODEL"), lam, extrapolate, adapter), **rest)
 
     words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=models)
-    return words(LAM(EXTRAPOLATE(with_model)))
+    return words(LAM(ADAPTER(EXTRAPOLATE(with_model))))
 
 
 PAIR = click.option(
@@ -130,19 +136,24 @@ def _is_location(word: str) -> bool:
 def takes_start(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the argument MODEL with --lam, --study and --extrapolate, passed as `model`, `lam`, `study`, `extrapolate`.
 
-    A pair needs no lam there: it starts at 0.6, or at the best lam of the study.
+    A pair needs no lam there: it starts at 0.6, or at the best lam of the study. A file with --adapter is passed as a
+    ModelRef.
     """
 
     @functools.wraps(command)
-    def with_start(*, words: tuple[str, ...], **rest: Any) -> Any:
+    def with_start(*, words: tuple[str, ...], adapter: str | None, **rest: Any) -> Any:
         import pa_lite
+        from pa_lite.api.options import resolve_model
 
         if len(words) > 1 and (words[0] in pa_lite.pairs() or re.search(r"\s", words[1])):
             raise click.UsageError(
                 f"{words[1]!r} is not a checkpoint: MODEL is one name or file, or BASE and INSTRUCT. "
                 "pa-lite generate answers a question."
             )
-        return command(model=_one_or_two(words, "MODEL"), **rest)
+        model = _one_or_two(words, "MODEL")
+        if adapter is not None:
+            model = resolve_model(model, rest["lam"], rest["extrapolate"], adapter)
+        return command(model=model, **rest)
 
     study = click.option(
         "--study", metavar="RUN", shell_complete=runs, help="Start at the best lam of the study in this run folder."
@@ -151,7 +162,7 @@ def takes_start(command: Callable[..., Any]) -> Callable[..., Any]:
         "--lam", metavar="L", help="The lam to start at, if MODEL is a pair without one; by default 0.6."
     )
     words = click.argument("words", nargs=-1, required=True, metavar="MODEL", shell_complete=starts)
-    return words(lam(study(EXTRAPOLATE(with_start))))
+    return words(lam(study(ADAPTER(EXTRAPOLATE(with_start)))))
 
 
 def takes_pair(command: Callable[..., Any]) -> Callable[..., Any]:
