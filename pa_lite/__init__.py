@@ -113,7 +113,7 @@ _NAMES = {
     "sharing": ("Modelfile", "PushPlan", "Pushed", "model_card", "modelfile", "plan_push", "push"),
     "studies": (
         "BestLam", "DemoResult", "Estimate", "Goal", "ReportOptions", "Study", "StudyOptions", "demo", "open_study",
-        "plan_sweep", "plan_tune", "sweep",
+        "plan_sweep", "sweep",
     ),
     "tasks": ("Examples", "HarnessOptions", "harness", "new_task"),
     "tuning": ("TunePlan", "Tuned", "plan_tune", "tune"),
